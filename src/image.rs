@@ -1,0 +1,1 @@
+//! CRIU's image format.

@@ -1,0 +1,1 @@
+//! Hit: restore; miss: cold start and capture.

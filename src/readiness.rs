@@ -1,0 +1,1 @@
+//! When a program is ready.

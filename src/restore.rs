@@ -1,0 +1,65 @@
+//! An entry becomes a running process.
+
+use std::os::fd::RawFd;
+use std::path::Path;
+use std::time::Duration;
+
+/// What to restore.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The directory that [`crate::snapshot::Frozen::write`] filled.
+    pub dir: &'a Path,
+    /// Descriptors of ours above 2 that the program gets under the same
+    /// number (`--keep-fd`).
+    pub keep: &'a [RawFd],
+    /// How long the restore may take until its release.
+    pub deadline: Duration,
+}
+
+/// A program that runs again: a child of ours, in our session and process
+/// group, with our 0, 1 and 2.
+#[derive(Debug)]
+pub struct Restored {
+    /// Its pid, in our pid namespace.
+    pub pid: i32,
+    /// Its pid as it sees itself.
+    pub app_pid: i32,
+    /// From the call to `clone3`.
+    pub before_clone: Duration,
+    /// From the call to the release of the program.
+    pub total: Duration,
+}
+
+/// Why an entry was not restored; nothing of the program has run, nothing is
+/// left over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CannotRestore {
+    /// A pid or tid of the image is in use.
+    #[error("pid {0} is taken")]
+    PidTaken(i32),
+    /// We may not choose pids.
+    #[error("choosing pids needs CAP_CHECKPOINT_RESTORE")]
+    NotPermitted,
+    /// The plan or an image file cannot be used.
+    #[error("{0}")]
+    Unusable(String),
+    /// A step failed before the release.
+    #[error("{step}: {errno}")]
+    Step {
+        /// The step, as the plan prints it.
+        step: String,
+        /// Its error.
+        errno: String,
+    },
+    /// The deadline passed before the release.
+    #[error("not restored within {0:?}")]
+    Deadline(Duration),
+}
+
+/// Restores with the native engine.
+///
+/// Must be called from the main thread, with every signal blocked that the
+/// launcher handles: the program's parent-death signal hangs on that thread.
+pub fn native(_request: &Request<'_>) -> Result<Restored, CannotRestore> {
+    Err(CannotRestore::Unusable("restoring is not built yet".into()))
+}
