@@ -1,1 +1,8 @@
-//! When a program is ready.
+//! When a program is ready to be captured.
+
+/// A condition of readiness (`--ready`).
+#[derive(Debug, Clone)]
+pub enum Probe {
+    /// `notify`: READY=1 through NOTIFY_SOCKET (`sd_notify(3)`).
+    Notify,
+}
