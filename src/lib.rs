@@ -20,3 +20,4 @@ pub mod readiness;
 pub mod restore;
 pub mod snapshot;
 pub mod sys;
+pub mod trace;

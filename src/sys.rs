@@ -1,1 +1,13 @@
 //! System calls: the only module with unsafe code.
+//!
+//! One family of system calls a file, one call a function, each safe to call
+//! with any argument its types allow, or `unsafe` with a `# Safety` section.
+//! Everything that depends on the processor is in [`arch`].
+#![allow(unsafe_code)]
+
+pub mod arch;
+pub mod clone3;
+pub mod kcmp;
+pub mod memory;
+pub mod pidfd;
+pub mod ptrace;
