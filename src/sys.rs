@@ -8,6 +8,9 @@
 pub mod arch;
 pub mod clone3;
 pub mod kcmp;
+pub mod limits;
 pub mod memory;
 pub mod pidfd;
 pub mod ptrace;
+pub mod socket;
+pub mod tty;

@@ -141,3 +141,14 @@ impl Drop for FixedMapping {
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
     }
 }
+
+/// Returns head and length of a thread's robust futex list
+/// (`get_robust_list(2)`).
+pub fn robust_list(tid: i32) -> io::Result<(u64, u64)> {
+    let (mut head, mut len) = (0u64, 0u64);
+    // SAFETY: both places are valid for the call, which writes one word each.
+    let result = unsafe {
+        libc::syscall(libc::SYS_get_robust_list, tid, &raw mut head, &raw mut len)
+    };
+    if result == 0 { Ok((head, len)) } else { Err(io::Error::last_os_error()) }
+}
