@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
         for field in fields {
             config.field_attribute(
                 format!(".criu.{field}"),
-                format!("#[serde(serialize_with = \"super::printing::{how}\")]"),
+                format!("#[serde(serialize_with = \"crate::image::printing::{how}\")]"),
             );
         }
     }

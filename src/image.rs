@@ -21,14 +21,19 @@ use self::proto::{
     RemapFilePathEntry, SeccompEntry, SkPacketEntry, TaskKobjIdsEntry, TimensEntry, TtyInfoEntry,
 };
 
+mod check;
 mod flags;
 mod kind;
+mod printing;
 pub mod proto;
+mod reader;
 mod runs;
+mod show;
 mod writer;
 
 pub use flags::{pagemap_flags, task_state, vma_status};
 pub use runs::{PAGE_SIZE, PageRun, PageRuns, USER_END};
+pub use show::{json, show};
 
 /// The file with the content of memory: page after page, nothing else.
 pub const PAGES_FILE: &str = "pages-1.img";
@@ -128,6 +133,7 @@ pub struct Queued<M> {
     /// The message, which holds the number of bytes.
     pub entry: M,
     /// The bytes.
+    #[serde(serialize_with = "printing::hex")]
     pub data: Vec<u8>,
 }
 
@@ -146,6 +152,7 @@ pub struct GhostFile {
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub enum GhostContent {
     /// From the first byte to the last.
+    #[serde(serialize_with = "printing::hex")]
     Whole(Vec<u8>),
     /// Without its holes.
     Chunks(Vec<Queued<GhostChunkEntry>>),
@@ -157,6 +164,25 @@ impl Set {
     /// synced: the caller does both.
     pub fn write(&self, dir: &Path) -> Result<(), ImageError> {
         writer::write(self, dir)
+    }
+
+    /// Reads the files of a set. What is read is well-formed; whether it
+    /// makes sense is for [`Set::check`] to say.
+    pub fn read(dir: &Path) -> Result<Self, ImageError> {
+        reader::read(dir)
+    }
+
+    /// Checks that nothing in the set contradicts the rest: ids resolve,
+    /// pids are possible, addresses are page-aligned, ordered and within the
+    /// 47 bits of a program, pages lie in mappings.
+    pub fn check(&self) -> Result<(), ImageError> {
+        check::check(self)
+    }
+
+    /// Returns the pagemaps of all tasks and of shared memory.
+    pub fn pagemaps(&self) -> impl Iterator<Item = &Pagemap> {
+        let tasks = self.tasks.iter().map(|task| &task.pagemap);
+        tasks.chain(self.shmem.iter().map(|shmem| &shmem.pagemap))
     }
 
     /// Returns the number of the timens file: 0 for a program that ran in

@@ -13,20 +13,23 @@ use super::proto::PagemapHead;
 use super::{GhostContent, GhostFile, ImageError, Pagemap, Queued, Set};
 
 /// A file in the making: its name and its content so far.
-struct Sheet {
+struct Sheet<'a> {
+    kind: &'a Kind,
     name: String,
     content: Vec<u8>,
+    entries: usize,
 }
 
-impl Sheet {
-    fn new(kind: &Kind, name: String) -> Self {
-        Self { name, content: kind.head() }
+impl<'a> Sheet<'a> {
+    fn new(kind: &'a Kind, name: String) -> Self {
+        Self { kind, name, content: kind.head(), entries: 0 }
     }
 
     /// Adds a message behind its length.
     fn message(&mut self, message: &impl Message) -> Result<(), ImageError> {
         let len = u32::try_from(message.encoded_len())
             .map_err(|_| ImageError::new(&self.name, "a message is larger than 4 GiB"))?;
+        self.entries += 1;
         self.content.extend_from_slice(&len.to_le_bytes());
         message
             .encode(&mut self.content)
@@ -37,8 +40,14 @@ impl Sheet {
         messages.iter().try_for_each(|message| self.message(message))
     }
 
-    /// Creates the file: owner-only, and never over another one.
+    /// Creates the file: owner-only, and never over another one. What would
+    /// be too large to read again is not written.
     fn write(self, dir: &Path) -> Result<(), ImageError> {
+        let Kind { max_bytes, max_entries, .. } = *self.kind;
+        if self.content.len() as u64 > max_bytes || self.entries > max_entries {
+            let what = format!("has more than {max_entries} entries or {max_bytes} bytes");
+            return Err(ImageError::new(&self.name, what));
+        }
         let path = dir.join(&self.name);
         let failed = |source| ImageError::Io { path: path.clone(), source };
         let mut file = OpenOptions::new()
