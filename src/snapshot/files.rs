@@ -24,6 +24,9 @@ mod tty;
 
 use fdinfo::Info;
 
+pub use regular::{is_perf_data, recreated};
+pub use socket::{TCP_LISTEN, address_of};
+
 /// What the descriptors and mappings of a process come to.
 #[derive(Debug, Default)]
 pub struct Files {
@@ -94,6 +97,8 @@ pub fn read(capture: &Capture<'_>) -> Result<Files, Refusal> {
                     None => reader.inside(descriptor, id, &descriptors)?,
                 };
                 let kind = FdTypes::try_from(entry.r#type).unwrap_or(FdTypes::Und);
+                // A terminal takes another number for the path it is opened by.
+                let id = entry.id;
                 reader.files.entries.push(entry);
                 candidates.push((fd, id, kind));
                 (id, kind)

@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
 use super::Refusal;
-use super::vmas::{Backing, Vma};
+use super::vmas::{Backing, KernelArea, Vma};
 use crate::image::proto::PagemapEntry;
 use crate::image::pagemap_flags;
 use crate::sys::memory::{self, LEN_PAGE};
@@ -84,6 +84,10 @@ struct Run {
 
 impl Dump {
     fn area(&mut self, vma: &Vma) -> io::Result<()> {
+        if vma.backing == Backing::Kernel(KernelArea::Vdso) {
+            // For CRIU, which looks up its functions' addresses there.
+            return self.range(vma.start, vma.end, false).map(|()| self.finish_run());
+        }
         if vma.shared || vma.is_wiped() || matches!(vma.backing, Backing::Kernel(_)) {
             return Ok(());
         }

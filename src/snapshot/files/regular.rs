@@ -76,7 +76,7 @@ impl Reader<'_> {
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
         if is_perf_data(path, self.pid) {
             // The mapping brings the content; the descriptor follows it.
-            let policy = recreated(path, open)?;
+            let policy = recreated(path)?;
             self.files.written.push(Written { id, policy });
         } else if !writes {
             // The kernel's own files are made when they are read.
@@ -155,8 +155,8 @@ pub fn is_perf_data(path: &Path, pid: i32) -> bool {
 }
 
 /// Reads a file that a restore makes anew under its old name.
-pub fn recreated(path: &Path, open: &Metadata) -> Result<Policy, Refusal> {
-    let content = fs::read(path)
-        .map_err(|error| Refusal::lasting(format!("{}: {error}", path.display())))?;
-    Ok(Policy::Recreate { mode: open.mode() & 0o7777, content })
+pub fn recreated(path: &Path) -> Result<Policy, Refusal> {
+    let fail = |error| Refusal::lasting(format!("{}: {error}", path.display()));
+    let mode = fs::metadata(path).map_err(fail)?.mode() & 0o7777;
+    Ok(Policy::Recreate { mode, content: fs::read(path).map_err(fail)? })
 }
