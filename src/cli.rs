@@ -80,8 +80,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Management {
     /// Run COMMAND: the same as without the word `run`
+    #[command(override_usage = "warmstart run [OPTIONS] [--] COMMAND [ARG]...", after_help = AFTER_HELP)]
     Run(run::Arguments),
     /// Measure COMMAND cold against restored
+    #[command(override_usage = "warmstart bench [OPTIONS] -- COMMAND [ARG]...", after_help = bench::AFTER_HELP)]
     Bench(bench::Arguments),
     /// Look at, check and clean the cache
     // Cache(cache::Arguments),
@@ -132,7 +134,7 @@ fn manage(args: Vec<OsString>) -> Result<u8, Failure> {
         .and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => return Ok(answer_clap(&error, status::USAGE)),
+        Err(error) => return answer_clap(&error),
     };
     match cli.management {
         Some(Management::Bench(arguments)) => bench::main(arguments),
@@ -146,10 +148,21 @@ fn manage(args: Vec<OsString>) -> Result<u8, Failure> {
     }
 }
 
-/// Prints what clap has to say: help and version on stdout with status 0, an
-/// error on stderr with the status given.
-fn answer_clap(error: &clap::Error, failed: u8) -> u8 {
-    // A closed stream must not turn into a panic.
-    let _ = error.print();
-    if error.use_stderr() { failed } else { status::OK }
+/// Says what clap has to say: help and version go to stdout, an error becomes
+/// a failure of ours.
+fn answer_clap(error: &clap::Error) -> Result<u8, Failure> {
+    if !error.use_stderr() {
+        // A closed stdout must not turn into a panic.
+        let _ = error.print();
+        return Ok(status::OK);
+    }
+    // The paragraphs before the usage: what is wrong, and perhaps a tip.
+    let text = error.render().to_string();
+    let wrong: Vec<String> = text
+        .split("\n\n")
+        .take_while(|part| !part.starts_with("Usage:") && !part.starts_with("For more"))
+        .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    let wrong = wrong.join("; ");
+    Err(Failure::usage(wrong.strip_prefix("error: ").unwrap_or(&wrong)).hint("warmstart --help"))
 }

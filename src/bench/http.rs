@@ -1,77 +1,10 @@
 //! The smallest HTTP client that can tell when a server answers.
 
-use std::fmt;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::str::FromStr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// An `http` URL whose host has been looked up, once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Url {
-    host: String,
-    path: String,
-    addresses: Vec<SocketAddr>,
-}
-
-impl Url {
-    /// The root of a port of this machine.
-    pub fn local(port: u16) -> Self {
-        Self {
-            host: format!("localhost:{port}"),
-            path: "/".into(),
-            addresses: vec![
-                SocketAddr::from(([127, 0, 0, 1], port)),
-                SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port)),
-            ],
-        }
-    }
-}
-
-impl FromStr for Url {
-    type Err = String;
-
-    /// Reads what follows `http:`: `//HOST:PORT/PATH`, or `PORT/PATH` for this
-    /// machine.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad = |what: &str| Err(format!("`http:{text}`: {what}"));
-        let rest = text.strip_prefix("//");
-        let (authority, path) = match rest.unwrap_or(text).split_once('/') {
-            Some((authority, path)) => (authority, format!("/{path}")),
-            None => (rest.unwrap_or(text), "/".to_owned()),
-        };
-        if path.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return bad("a path has no spaces");
-        }
-        let authority = authority.strip_prefix(':').unwrap_or(authority);
-        if let Ok(port) = authority.parse::<u16>() {
-            return match port {
-                0 => bad("0 is no port"),
-                port => Ok(Self { path, ..Self::local(port) }),
-            };
-        }
-        if rest.is_none() || authority.is_empty() {
-            return bad("expected http://HOST:PORT/PATH or http:PORT/PATH");
-        }
-        let has_port = authority.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
-        let full = if has_port { authority.to_owned() } else { format!("{authority}:80") };
-        match full.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
-            Some(port) => Ok(Self { path, ..Self::local(port) }),
-            None => match full.to_socket_addrs() {
-                Ok(found) => {
-                    Ok(Self { host: authority.to_owned(), path, addresses: found.collect() })
-                }
-                Err(error) => bad(&error.to_string()),
-            },
-        }
-    }
-}
-
-impl fmt::Display for Url {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.host, self.path)
-    }
-}
+use crate::readiness::Url;
 
 /// Asks once; `true` if an answer with a status of 200 to 499 began to arrive
 /// within the patience given.
@@ -79,8 +12,8 @@ impl fmt::Display for Url {
 /// A refused connection costs some 20 µs, so this may be called in a loop.
 pub fn answers(url: &Url, patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
-    url.addresses.iter().any(|address| {
-        matches!(status(url, *address, deadline), Ok(status) if (200..500).contains(&status))
+    url.addresses().any(|address| {
+        matches!(status(url, address, deadline), Ok(status) if (200..500).contains(&status))
     })
 }
 
@@ -91,12 +24,8 @@ fn status(url: &Url, address: SocketAddr, deadline: Instant) -> std::io::Result<
         return Err(std::io::ErrorKind::ConnectionRefused.into());
     }
     stream.set_nodelay(true)?;
-    let Url { host, path, .. } = url;
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: warmstart-bench\r\nAccept: */*\r\nConnection: close\r\n\r\n"
-    );
     stream.set_write_timeout(Some(left()))?;
-    stream.write_all(request.as_bytes())?;
+    stream.write_all(&url.request())?;
 
     // "HTTP/1.1 200": twelve bytes say it all.
     let mut head = Vec::with_capacity(12);
@@ -135,20 +64,6 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
-    fn urls_are_read() {
-        let shown = |text: &str| text.parse::<Url>().map(|url| url.to_string());
-        assert_eq!(shown("8080").unwrap(), "http://localhost:8080/");
-        assert_eq!(shown("8080/a?b=1").unwrap(), "http://localhost:8080/a?b=1");
-        assert_eq!(shown(":8080/").unwrap(), "http://localhost:8080/");
-        assert_eq!(shown("//localhost:81/x").unwrap(), "http://localhost:81/x");
-        assert_eq!(shown("//127.0.0.1:81").unwrap(), "http://127.0.0.1:81/");
-        assert_eq!(shown("//[::1]:81/").unwrap(), "http://[::1]:81/");
-        for bad in ["", "//", "0/", "x", "8080/a b", "99999", "///"] {
-            assert!(shown(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn statuses_are_read() {
         assert_eq!(parse_status(b"HTTP/1.1 200"), Some(200));
         assert_eq!(parse_status(b"HTTP/1.0 404"), Some(404));
@@ -166,7 +81,7 @@ mod tests {
             let _ = stream.read(&mut request);
             let _ = stream.write_all(answer);
         });
-        format!("//127.0.0.1:{port}/").parse().unwrap()
+        Url::local(port)
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use regex::bytes::Regex;
 
-use super::http::Url;
+use crate::readiness::{Probe, ProbeError, Url};
 
 /// What is waited for.
 #[derive(Debug, Clone)]
@@ -23,35 +23,35 @@ pub enum Mark {
     Exit,
 }
 
-/// Why a text is no mark.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MarkError {
-    /// There is no such mark.
-    #[error("`{0}` is none of http:URL, port:N, log:REGEX, file:PATH, exit")]
-    Unknown(String),
-    /// What follows the colon is wrong.
-    #[error("{0}")]
-    Value(String),
+impl Mark {
+    /// Takes a probe for a mark, if it is one that can be seen from outside.
+    pub fn of_probe(probe: &Probe) -> Option<Self> {
+        match probe {
+            Probe::Http(url) => Some(Self::Http(url.clone())),
+            Probe::Port(Some(port)) => Some(Self::Port(*port)),
+            Probe::Log(regex) => Some(Self::Log(regex.clone())),
+            Probe::File(path) => Some(Self::File(path.clone())),
+            Probe::Notify | Probe::Port(None) | Probe::Idle(_) | Probe::Delay(_) => None,
+        }
+    }
 }
 
 impl FromStr for Mark {
-    type Err = MarkError;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, MarkError> {
-        let value = |error: String| MarkError::Value(error);
-        match text.split_once(':') {
-            Some(("http", rest)) => rest.parse().map(Self::Http).map_err(value),
-            Some(("port", port)) => match port.parse() {
-                Ok(port) if port > 0 => Ok(Self::Port(port)),
-                _ => Err(value(format!("`{port}` is no port"))),
-            },
-            Some(("log", regex)) => Regex::new(regex)
-                .map(Self::Log)
-                .map_err(|error| value(format!("`{regex}` is no regular expression: {error}"))),
-            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            _ if text == "exit" => Ok(Self::Exit),
-            _ => Err(MarkError::Unknown(text.to_owned())),
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "exit" {
+            return Ok(Self::Exit);
         }
+        let probe: Option<Probe> = match text.split_once(':') {
+            Some(("http" | "port" | "log" | "file", _)) => {
+                Some(text.parse().map_err(|error: ProbeError| error.wrong)?)
+            }
+            _ => None,
+        };
+        probe.as_ref().and_then(Self::of_probe).ok_or_else(|| {
+            format!("`{text}` is none of http:URL, port:N, log:REGEX, file:PATH, exit")
+        })
     }
 }
 

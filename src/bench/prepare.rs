@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::{FDTarget, Process};
 
-use super::http::{self, Url};
+use super::http;
 use super::process::{Running, Scratch, Status, descendants, describe};
 use super::run::{FileState, output, through_launcher, watch};
 use super::{BenchError, Mark, Options};
 use crate::command::Command;
+use crate::readiness::Url;
 
 /// How long a port has for its first HTTP answer, asked once all is ready.
 const HTTP_PATIENCE: Duration = Duration::from_secs(2);

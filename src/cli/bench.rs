@@ -12,6 +12,16 @@ use crate::bench::{self, BenchError, Mark, Stage};
 use crate::failure::{Failure, status};
 use crate::ui::{self, Progress};
 
+/// Shown below the help of `bench`.
+pub(super) const AFTER_HELP: &str = "\
+Examples:
+  warmstart bench -- java -jar server.jar
+  warmstart bench --until http:8080/health --svg out.svg -- java -jar server.jar
+  warmstart bench --ready log:started --runs 30 --json -- ./program
+
+Exit status: 0, 1 if a run did not count (a restored run that fell back to a
+cold start, a program that ended too early), 2 for wrong usage.";
+
 /// The arguments of `bench`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -57,7 +67,7 @@ pub(super) fn main(arguments: Arguments) -> Result<u8, Failure> {
         launcher: environment::binary()?,
         launcher_options: arguments.capture.to_words(),
         runs: arguments.runs,
-        until: arguments.until.or_else(|| arguments.capture.probes().find_map(as_mark)),
+        until: arguments.until.or_else(|| arguments.capture.ready.iter().find_map(Mark::of_probe)),
         timeout: arguments.timeout,
     };
     let command = environment::command(arguments.command);
@@ -88,11 +98,6 @@ pub(super) fn main(arguments: Arguments) -> Result<u8, Failure> {
         ui::print(&report.to_text());
     }
     Ok(if report.complete() { status::OK } else { status::FAILED })
-}
-
-/// Takes a probe for a mark, if it is one that can be seen from outside.
-fn as_mark(probe: &str) -> Option<Mark> {
-    probe.parse().ok()
 }
 
 fn explain(error: BenchError) -> Failure {

@@ -2,6 +2,8 @@
 //! the cache's directory.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -22,8 +24,12 @@ pub(super) fn command(argv: Vec<OsString>) -> Command {
 /// program must get that. Without `/proc` libc's copy is the best there is.
 fn whole() -> Vec<OsString> {
     let _ = capability::set_dumpable();
-    match std::fs::read("/proc/self/environ") {
-        Ok(block) => split(&block),
+    // The file has no size to go by; a buffer that holds most environments
+    // saves the calls of a growing one.
+    let mut block = Vec::with_capacity(16 * 1024);
+    let read = File::open("/proc/self/environ").and_then(|mut file| file.read_to_end(&mut block));
+    match read {
+        Ok(_) => split(&block),
         Err(_) => std::env::vars_os()
             .map(|(mut name, value)| {
                 name.push("=");
@@ -55,12 +61,11 @@ fn cwd() -> PathBuf {
 }
 
 /// Returns the cache's directory, absolute: `WARMSTART_CACHE_DIR`, else
-/// `warmstart` in the user's cache directory. Without a home it lies in the
-/// working directory's terms nowhere: an empty path, which the cache refuses
-/// by name.
+/// `warmstart` in the user's cache directory. Without a home there is
+/// nowhere to put it: the path is empty then, which no cache opens.
 pub(super) fn cache_dir() -> PathBuf {
     let dir = std::env::var_os("WARMSTART_CACHE_DIR").filter(|dir| !dir.is_empty());
-    choose_cache_dir(dir.as_deref(), &cwd(), || {
+    choose_cache_dir(dir.as_deref(), cwd, || {
         directories::BaseDirs::new().map(|dirs| dirs.cache_dir().join("warmstart"))
     })
 }
@@ -73,12 +78,12 @@ pub(super) fn binary() -> Result<PathBuf, Failure> {
 
 fn choose_cache_dir(
     asked: Option<&OsStr>,
-    cwd: &Path,
+    cwd: impl FnOnce() -> PathBuf,
     default: impl FnOnce() -> Option<PathBuf>,
 ) -> PathBuf {
     match asked {
         Some(dir) if dir.as_bytes().starts_with(b"/") => PathBuf::from(dir),
-        Some(dir) => cwd.join(dir),
+        Some(dir) => cwd().join(dir),
         None => default().unwrap_or_default(),
     }
 }
@@ -99,7 +104,7 @@ mod tests {
 
     #[test]
     fn the_cache_is_absolute() {
-        let cwd = Path::new("/work");
+        let cwd = || PathBuf::from("/work");
         let default = || Some(PathBuf::from("/home/u/.cache/warmstart"));
         assert_eq!(choose_cache_dir(Some("/c".as_ref()), cwd, default), Path::new("/c"));
         assert_eq!(choose_cache_dir(Some("c".as_ref()), cwd, default), Path::new("/work/c"));

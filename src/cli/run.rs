@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
@@ -64,8 +63,8 @@ pub(super) struct CaptureArguments {
     /// When the program counts as ready (repeatable, all must hold): notify,
     /// port[:N], http:URL, log:REGEX, file:PATH, idle[:MS], delay:MS.
     /// Default: notify if it comes, else a listening port and quiet
-    #[arg(long = "ready", value_name = "PROBE", value_parser = asked_probe)]
-    ready: Vec<Asked>,
+    #[arg(long = "ready", value_name = "PROBE")]
+    pub(super) ready: Vec<Probe>,
 
     /// Run CMD (sh -c) when ready, before the capture (repeatable)
     #[arg(long, value_name = "CMD")]
@@ -94,17 +93,6 @@ pub(super) struct CaptureArguments {
     /// Leave variable NAME out of the fingerprint (repeatable)
     #[arg(long, value_name = "NAME")]
     ignore_env: Vec<String>,
-}
-
-/// A probe and the words that asked for it, which `bench` hands on.
-#[derive(Debug, Clone)]
-struct Asked {
-    text: String,
-    probe: Probe,
-}
-
-fn asked_probe(text: &str) -> Result<Asked, <Probe as FromStr>::Err> {
-    Ok(Asked { text: text.to_owned(), probe: text.parse()? })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -162,11 +150,6 @@ impl CaptureArguments {
         Ok((at, engine, pids))
     }
 
-    /// The probes as they were typed.
-    pub(super) fn probes(&self) -> impl Iterator<Item = &str> {
-        self.ready.iter().map(|asked| asked.text.as_str())
-    }
-
     /// Spells the options out again, for another run of ourselves.
     pub(super) fn to_words(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> = Vec::new();
@@ -174,8 +157,8 @@ impl CaptureArguments {
             words.push(option.into());
             words.push(value.to_owned());
         };
-        for asked in &self.ready {
-            add("--ready", asked.text.as_ref());
+        for probe in &self.ready {
+            add("--ready", probe.to_string().as_ref());
         }
         for command in &self.warmup {
             add("--warmup", command);
@@ -213,7 +196,7 @@ impl Arguments {
         let verbosity = if self.quiet { -1 } else { i8::try_from(self.verbose).unwrap_or(i8::MAX) };
         let options = Options {
             at,
-            ready: self.capture.ready.into_iter().map(|asked| asked.probe).collect(),
+            ready: self.capture.ready,
             warmup: self.capture.warmup,
             capture_timeout: self.capture.capture_timeout,
             engine,
@@ -265,7 +248,7 @@ pub(super) enum Spelling {
 pub(super) fn main(args: Vec<OsString>, spelling: Spelling) -> Result<u8, Failure> {
     let parsed = match parse(args) {
         Ok(parsed) => parsed,
-        Err(error) => return Ok(answer(&error, spelling)),
+        Err(error) => return answer(&error, spelling),
     };
     let (argv, options) = match parsed {
         Parsed::Plain(argv) => (argv, defaults()),
@@ -304,7 +287,7 @@ fn parser() -> clap::Command {
 
 /// Answers what the parser of a run could not: help and version, shown as the
 /// whole command line has them, or an error.
-fn answer(error: &clap::Error, spelling: Spelling) -> u8 {
+fn answer(error: &clap::Error, spelling: Spelling) -> Result<u8, Failure> {
     use clap::error::ErrorKind::{DisplayHelp, MissingRequiredArgument};
     let mut whole = Cli::command();
     whole.build();
@@ -316,14 +299,13 @@ fn answer(error: &clap::Error, spelling: Spelling) -> u8 {
         };
         // A closed stdout must not turn into a panic.
         let _ = if long { shown.print_long_help() } else { shown.print_help() };
-        return status::OK;
+        return Ok(status::OK);
     }
     if error.kind() == MissingRequiredArgument {
-        return Failure::usage("no COMMAND given: warmstart [OPTIONS] [--] COMMAND [ARG]...")
-            .hint("warmstart --help")
-            .report(crate::failure::Mode::Run);
+        return Err(Failure::usage("no COMMAND given: warmstart [OPTIONS] [--] COMMAND [ARG]...")
+            .hint("warmstart --help"));
     }
-    answer_clap(error, status::OWN)
+    answer_clap(error)
 }
 
 /// Parses a descriptor number; 0, 1 and 2 are the program's in any case.
@@ -434,7 +416,36 @@ mod tests {
         assert_eq!(options.engine, EngineChoice::Native);
         assert_eq!(options.at, CapturePoint::Ready);
         assert_eq!(options.capture_timeout, Duration::from_millis(1500));
+        assert_eq!(options.ready.len(), 2);
         assert_eq!(options.warmup, [OsString::from("curl x")]);
+    }
+
+    #[test]
+    fn options_can_be_spelled_again() {
+        let line = words(&[
+            "--ready",
+            "http:80/",
+            "--warmup",
+            "a b",
+            "--input",
+            "p",
+            "--ready",
+            "log:^x$",
+            "--capture-timeout",
+            "2.5",
+            "--ignore-env",
+            "E",
+            "--pids",
+            "set-tid",
+            "x",
+        ]);
+        let arguments = |line| match parse(line).unwrap() {
+            Parsed::Arguments(arguments) => arguments.options().unwrap(),
+            Parsed::Plain(_) => panic!(),
+        };
+        let Parsed::Arguments(first) = parse(line.clone()).unwrap() else { panic!() };
+        let again = [words(&[]), first.capture.to_words(), vec!["x".into()]].concat();
+        assert_eq!(format!("{:?}", arguments(again)), format!("{:?}", arguments(line)));
     }
 
     #[test]

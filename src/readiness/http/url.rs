@@ -47,6 +47,17 @@ impl Url {
         Ok(Self { host: host.to_owned(), addresses, port, target: format!("{slash}{target}") })
     }
 
+    /// Makes the URL of the root of a port of this machine.
+    pub fn local(port: u16) -> Self {
+        let addresses = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        Self { host: "localhost".to_owned(), addresses, port, target: "/".to_owned() }
+    }
+
+    /// Returns the addresses to try, in order.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.addresses.iter().map(|address| SocketAddr::new(*address, self.port))
+    }
+
     /// Returns the port.
     pub fn port(&self) -> u16 {
         self.port
@@ -59,7 +70,7 @@ impl Url {
     }
 
     /// Builds the request.
-    pub(super) fn request(&self) -> Vec<u8> {
+    pub fn request(&self) -> Vec<u8> {
         format!(
             "GET {} HTTP/1.1\r\nHost: {}:{}\r\nUser-Agent: warmstart/{}\r\nAccept: */*\r\n\
              Connection: close\r\n\r\n",
