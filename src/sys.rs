@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod arch;
+pub mod capability;
 pub mod clone3;
 pub mod kcmp;
 pub mod limits;
@@ -13,4 +14,6 @@ pub mod memory;
 pub mod pidfd;
 pub mod ptrace;
 pub mod socket;
+pub mod support;
 pub mod tty;
+pub mod xattr;
