@@ -15,6 +15,7 @@ pub mod command;
 pub mod failure;
 pub mod fingerprint;
 pub mod image;
+pub mod jvm;
 pub mod launcher;
 pub mod readiness;
 pub mod restore;
