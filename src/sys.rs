@@ -6,8 +6,10 @@
 #![allow(unsafe_code)]
 
 pub mod arch;
+pub mod auxv;
 pub mod capability;
 pub mod clone3;
+pub mod cpu;
 pub mod kcmp;
 pub mod limits;
 pub mod memory;

@@ -7,7 +7,7 @@ mod interpreter;
 mod xstate;
 
 pub use frame::{AltStack, frame_len, signal_frame};
-pub use interpreter::{Instruction, Op, clone_and_run, interpreter_code};
+pub use interpreter::{Instruction, Op, clone_and_run, interpreter_code, own_rseq};
 pub use xstate::{XstateComponents, compose, decompose, xstate_len};
 
 /// One past the highest user address with 4-level page tables (47 bits less
@@ -93,6 +93,12 @@ pub fn is_native(regs: &Registers) -> bool {
     regs.cs == 0x33 && regs.ss == 0x2b
 }
 
+#[target_feature(enable = "xsave")]
+unsafe fn xgetbv0() -> u64 {
+    // SAFETY: the caller has checked that the instruction exists.
+    unsafe { _xgetbv(0) }
+}
+
 /// Returns the processor's extended-state feature mask (XCR0), 0 without
 /// XSAVE.
 pub fn xfeatures() -> u64 {
@@ -100,11 +106,8 @@ pub fn xfeatures() -> u64 {
     if __cpuid(1).ecx & (1 << 27) == 0 {
         return 0;
     }
-    // SAFETY: OSXSAVE was just checked.
-    #[allow(clippy::undocumented_unsafe_blocks)]
-    unsafe {
-        _xgetbv(0)
-    }
+    // SAFETY: OSXSAVE was just checked: xgetbv exists.
+    unsafe { xgetbv0() }
 }
 
 /// Returns offset and size in bytes of an extended-state component in the

@@ -36,8 +36,9 @@ pub enum Op {
     /// Set the 32-bit word at `args[0]` from 0 to 1; anything else there ends
     /// the restore.
     Commit = 8,
-    /// Wait until the futex at `args[1]` is not 0, then `rt_sigreturn` to the
-    /// frame at `args[0]`.
+    /// Add 1 to the futex at `args[2]` and wake who waits there, wait until the
+    /// futex at `args[1]` is not 0, then `rt_sigreturn` to the frame at
+    /// `args[0]`. The program may be unmapped as soon as the 1 is added.
     Park = 9,
     /// `munmap(args[1], args[2])`, then `rt_sigreturn` to the frame at
     /// `args[0]`.
@@ -203,6 +204,12 @@ warmstart_interpreter_start:
 90: # park
     mov r12, rdi
     mov r13, [rbx + 16]
+    mov rdi, [rbx + 24]
+    lock inc dword ptr [rdi]
+    mov esi, 129
+    mov edx, 1
+    mov eax, 202
+    syscall
 91:
     cmp dword ptr [r13], 0
     jne 92f
@@ -294,4 +301,34 @@ pub unsafe fn clone_and_run(
         );
     }
     result
+}
+
+global_asm!(
+    // Absent before glibc 2.35: the address is 0 then.
+    ".weak __rseq_offset",
+);
+
+/// Returns the address where the C library has registered the calling
+/// thread's `struct rseq`, if it has one (`__rseq_offset`, glibc 2.35).
+pub fn own_rseq() -> Option<u64> {
+    let symbol: *const i64;
+    let thread: u64;
+    // SAFETY: the first instruction reads this program's global offset table,
+    // the second the thread pointer's own address, which the ABI keeps at its
+    // beginning.
+    unsafe {
+        asm!(
+            "mov {symbol}, qword ptr [rip + __rseq_offset@GOTPCREL]",
+            "mov {thread}, qword ptr fs:[0]",
+            symbol = out(reg) symbol,
+            thread = out(reg) thread,
+            options(nostack, pure, readonly),
+        );
+    }
+    if symbol.is_null() {
+        return None;
+    }
+    // SAFETY: the symbol is a constant of the C library, a ptrdiff_t.
+    let offset = unsafe { symbol.read() };
+    Some(thread.wrapping_add_signed(offset))
 }
