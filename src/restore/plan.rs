@@ -22,6 +22,7 @@ pub mod format {
     include!(concat!(env!("OUT_DIR"), "/warmstart.plan.rs"));
 }
 
+pub use check::AT_FDCWD;
 pub use format::kernel_area::Kind as KernelAreaKind;
 pub use format::{GivenDescriptor, KernelArea, MemoryMap, Operation, PlanFile, ThreadPlan};
 

@@ -216,6 +216,9 @@ pub fn compile(set: &Set, facts: &Facts) -> Result<Plan, PlannerError> {
         operations: Vec::new(),
         recreated: Vec::new(),
     };
+    // Files get the permissions that they had, whatever the caller's mask is;
+    // the program's own mask comes last.
+    planner.may(libc::SYS_umask, &[value(0)]);
     let (kernel_areas, len_pages) = planner.memory(task)?;
     planner.signals(task)?;
     let fd_ceiling = planner.descriptors(task, &set.file_locks)?;
@@ -288,13 +291,12 @@ impl Planner<'_> {
     }
 }
 
-/// Lists the kernel's areas; CRIU's format does not tell `[vvar]` from
-/// `[vvar_vclock]`, which always lies behind it.
-fn kernel_area(status: u32, seen: usize) -> Option<KernelAreaKind> {
+/// Tells the kernel's areas from the program's.
+fn kernel_area(status: u32) -> Option<KernelAreaKind> {
     if status & vma_status::VDSO != 0 {
         Some(KernelAreaKind::Vdso)
     } else if status & vma_status::VVAR != 0 {
-        Some(if seen == 0 { KernelAreaKind::Vvar } else { KernelAreaKind::VvarVclock })
+        Some(KernelAreaKind::Vvar)
     } else {
         None
     }

@@ -16,6 +16,7 @@ use crate::image::proto::{
     TaskKobjIdsEntry, TimensEntry, Timespec, VmaEntry,
 };
 use crate::image::{Pagemap, Set, Task, Thread, vma_status};
+use crate::restore::host::Host;
 use crate::restore::planner::{Facts, PageMode, Written};
 use crate::trace::{Group, Remote};
 
@@ -64,6 +65,7 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
     let Parts { group, mut task, mm, mut threads, vmas, mut files, pages } = parts;
     let pid = group.pid();
     let status = Status::read(pid)?;
+    let own = Status::read(std::process::id() as i32)?;
     let stat = Stat::read(&format!("/proc/{pid}/stat"))?;
     let mut dependencies = std::mem::take(&mut files.dependencies);
     let exe = link(pid, "exe")?;
@@ -73,10 +75,15 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
     }
     dependencies.push(exe.clone());
     let exe_file_id = files.add_path(&exe, 0)?;
-    let entries = vmas
-        .iter()
-        .map(|vma| vma_entry(vma, &mut files, &mut dependencies, pid))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut entries: Vec<VmaEntry> = Vec::with_capacity(vmas.len());
+    for vma in &vmas {
+        let entry = vma_entry(vma, &mut files, &mut dependencies, pid)?;
+        match entries.last_mut() {
+            // `[vvar]` and what lies behind it are one area in the format.
+            Some(last) if entry.status & last.status & vma_status::VVAR != 0 => last.end = entry.end,
+            _ => entries.push(entry),
+        }
+    }
     let mode = page_mode(&vmas);
     let fs_entry = FsEntry {
         cwd_id: files.add_path(&directory(pid, "cwd")?, directory_flags())?,
@@ -157,7 +164,10 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
         written: files.written,
         page_mode: mode,
         guards: pages.guards,
-        no_new_privs: status.number("NoNewPrivs") == 1,
+        no_new_privs: status.number("NoNewPrivs") == 1 && own.number("NoNewPrivs") != 1,
+        caller_limits: own_limits(),
+        caller_personality: own_personality(),
+        host: Host::read(),
         wiped: vmas.iter().filter(|vma| vma.is_wiped()).map(|vma| vma.start).collect(),
     };
     Ok((set, facts, dependencies))
@@ -179,6 +189,17 @@ fn directory(pid: i32, name: &str) -> Result<PathBuf, Refusal> {
         return Err(Refusal::lasting(what));
     }
     Ok(path)
+}
+
+/// The limits that the program was started with: ours.
+fn own_limits() -> Vec<(u64, u64)> {
+    let limits = 0..crate::sys::limits::COUNT;
+    limits.map(|resource| crate::sys::limits::get(0, resource).unwrap_or_default()).collect()
+}
+
+fn own_personality() -> u32 {
+    let text = fs::read_to_string("/proc/self/personality").unwrap_or_default();
+    u32::from_str_radix(text.trim(), 16).unwrap_or(0)
 }
 
 /// The root directory must be ours: a restore does not change it.
@@ -224,7 +245,7 @@ fn uptime_us() -> Option<u64> {
 /// The kernel objects of the process: it shares them with no other, and its
 /// namespaces are the ones it is restored from.
 fn own_ids() -> TaskKobjIdsEntry {
-    TaskKobjIdsEntry { vm_id: 1, files_id: 1, fs_id: 1, sighand_id: 1, ..root_ids() }
+    TaskKobjIdsEntry { vm_id: 2, files_id: 2, fs_id: 2, sighand_id: 2, ..root_ids() }
 }
 
 fn root_ids() -> TaskKobjIdsEntry {

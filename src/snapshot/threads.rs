@@ -74,7 +74,7 @@ pub fn read(
         .map_err(|error| Refusal::passing(format!("robust list of thread {tid}: {error}")))?;
     let (nice, prio, policy) = scheduling(pid, tid)?;
     Ok(CoreEntry {
-        mtype: March::X86_64 as i32,
+        mtype: March::X8664 as i32,
         thread_info: Some(ThreadInfoX86 {
             clear_tid_addr,
             gpregs: encode_registers(&regs),

@@ -59,3 +59,31 @@ impl CloneArgs {
         bytes
     }
 }
+
+/// Makes a child with a copy of this process's memory that runs a program of
+/// the interpreter (see [`super::arch::Op`]) instead of returning, and returns
+/// its pid.
+///
+/// Safe to call: in the caller it is one system call; the child is a process
+/// of its own, and what its program does is the affair of whoever wrote it.
+pub fn run_program(
+    args: &[u8; size_of::<CloneArgs>()],
+    code: u64,
+    program: u64,
+    report: u64,
+) -> std::io::Result<i32> {
+    const CLONE_VM: u64 = libc::CLONE_VM as u64;
+    let mut flags = [0; 8];
+    flags.copy_from_slice(&args[..8]);
+    if u64::from_ne_bytes(flags) & CLONE_VM != 0 {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: `args` is as long as said and does not share memory, so this
+    // process's memory is out of the child's reach.
+    let result =
+        unsafe { super::arch::clone_and_run(args.as_ptr(), args.len(), code, program, report) };
+    match result {
+        error if error < 0 => Err(std::io::Error::from_raw_os_error(-error as i32)),
+        pid => Ok(pid as i32),
+    }
+}

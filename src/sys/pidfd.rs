@@ -23,3 +23,18 @@ pub fn get_fd(pidfd: BorrowedFd<'_>, fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: takes numbers only.
     owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })
 }
+
+/// Takes over a descriptor that a system call has just returned.
+pub fn adopt(fd: RawFd) -> OwnedFd {
+    assert!(fd >= 0, "a descriptor that exists");
+    // SAFETY: the caller got the number from a call that made the descriptor
+    // and hands it over; closing it twice would be an error, not undefined.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Duplicates a descriptor of this process, known by its number, to the lowest
+/// free number from `lowest` on (`fcntl(2)`, F_DUPFD_CLOEXEC).
+pub fn duplicate_above(fd: RawFd, lowest: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers only.
+    owned(i64::from(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, lowest) }))
+}

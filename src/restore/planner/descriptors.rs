@@ -55,7 +55,6 @@ impl Planner<'_> {
         locks: &[FileLockEntry],
     ) -> Result<u32, PlannerError> {
         let mut numbers = Numbers((0..3).collect());
-        self.may(libc::SYS_umask, &[value(0)]);
         self.given(&mut numbers);
         let mut entries: Vec<&FdinfoEntry> = task.fdinfo.iter().collect();
         entries.sort_by_key(|entry| entry.fd);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Check, KernelArea, PageMode, Planner, PlannerError, Policy, area, kernel_area, value};
 use crate::image::proto::VmaEntry;
 use crate::image::{PageRun, Task, vma_status};
-use crate::restore::plan::Arg;
+use crate::restore::plan::{AT_FDCWD, Arg};
 
 /// `MADV_GUARD_INSTALL` (Linux 6.13).
 const MADV_GUARD_INSTALL: i32 = 102;
@@ -22,11 +22,10 @@ impl Planner<'_> {
     /// pages file must have.
     pub(super) fn memory(&mut self, task: &Task) -> Result<(Vec<KernelArea>, u64), PlannerError> {
         let wrong = |what: String| PlannerError::Inconsistent(what);
-        let runs = task.pagemap.page_runs().map_err(|error| wrong(error.to_string()))?;
+        let runs = task.page_runs().map_err(|error| wrong(error.to_string()))?;
         let len_pages = runs.len_bytes();
         let mut runs = runs.iter().copied().peekable();
         let mut areas = Vec::new();
-        let mut vvars = 0;
         // Areas of one file are mapped while it is open once.
         let mut by_file: BTreeMap<u64, Vec<&VmaEntry>> = BTreeMap::new();
         let mut contents = Vec::new();
@@ -38,8 +37,7 @@ impl Planner<'_> {
                 }
                 own.push(run);
             }
-            if let Some(kind) = kernel_area(vma.status, vvars) {
-                vvars += usize::from(vma.status & vma_status::VVAR != 0);
+            if let Some(kind) = kernel_area(vma.status) {
                 areas.push(area(kind, vma.start, vma.end - vma.start));
                 continue;
             }
@@ -105,7 +103,7 @@ impl Planner<'_> {
             }
         }
         let name = self.data.path(&path);
-        let at = Arg::Value(super::super::plan::AT_FDCWD);
+        let at = Arg::Value(AT_FDCWD);
         self.push(libc::SYS_openat, &[at, name, value(flags), value(0)], expect);
         Ok(())
     }

@@ -52,6 +52,7 @@ impl Planner<'_> {
     }
 
     fn attributes(&mut self, task: &Task, core: &TaskCoreEntry) {
+        let no_new_privs = self.facts.no_new_privs;
         let mut prctl = |option: i32, argument: u64| {
             let args = [value(option), Arg::Value(argument), value(0), value(0), value(0)];
             self.must(libc::SYS_prctl, &args);
@@ -62,7 +63,7 @@ impl Planner<'_> {
         if task.mm.thp_disabled == Some(true) {
             prctl(libc::PR_SET_THP_DISABLE, 1);
         }
-        if self.facts.no_new_privs {
+        if no_new_privs {
             prctl(libc::PR_SET_NO_NEW_PRIVS, 1);
         }
         for registration in REGISTRATIONS {

@@ -27,7 +27,8 @@ impl Info {
 
     /// Returns the value of the first line of that name.
     pub fn value(&self, key: &str) -> &str {
-        self.values(key).next().unwrap_or("")
+        let line = self.lines.iter().find(|(name, _)| name == key);
+        line.map_or("", |(_, value)| value)
     }
 
     /// Returns the values of all lines of that name.

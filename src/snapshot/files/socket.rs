@@ -163,8 +163,8 @@ fn address_words(ip: IpAddr) -> Vec<u32> {
     match ip {
         IpAddr::V4(ip) => vec![u32::from_ne_bytes(ip.octets())],
         IpAddr::V6(ip) => {
-            let (words, _) = ip.octets().as_chunks::<4>().0.split_at(4);
-            words.iter().map(|word| u32::from_ne_bytes(*word)).collect()
+            let octets = ip.octets();
+            octets.as_chunks::<4>().0.iter().map(|word| u32::from_ne_bytes(*word)).collect()
         }
     }
 }
