@@ -34,6 +34,9 @@ pub struct Capture<'a> {
     pub inherited: &'a [RawFd],
     /// Descriptors of the caller that a restore passes on (`--keep-fd`).
     pub keep: &'a [RawFd],
+    /// Which of 0, 1 and 2 the program was started without: what it has there
+    /// now, it opened itself.
+    pub closed_stdio: [bool; 3],
     /// What happens to the program afterwards.
     pub after: After,
 }
