@@ -9,14 +9,18 @@
 //! writes an [`image`] and a plan. [`sys`] holds every system call and is the
 //! only module with unsafe code.
 
+pub mod bench;
 pub mod cache;
 pub mod cli;
 pub mod command;
+pub mod doctor;
 pub mod failure;
 pub mod fingerprint;
 pub mod image;
 pub mod launcher;
+pub mod privilege;
 pub mod readiness;
 pub mod restore;
 pub mod snapshot;
 pub mod sys;
+pub mod ui;

@@ -4,8 +4,11 @@
 //! make one step), takes and returns values, and says in a `SAFETY` comment
 //! why its unsafe block is right.
 
+pub mod capability;
 pub mod descriptors;
 pub mod process;
 pub mod signals;
 pub mod start;
+pub mod support;
 pub mod terminal;
+pub mod xattr;

@@ -1,0 +1,219 @@
+//! `warmstart image dump|restore|show`: image sets without the cache.
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use crate::failure::{Failure, status};
+use crate::image::{self, Set};
+use crate::snapshot::{self, After, Capture};
+use crate::{launcher, restore, ui};
+
+/// How long a restore may take; there is no cold start to fall back to, and
+/// the image may have to be read from a slow disk.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The arguments of `image`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write an image of a running process; it ends, unless told otherwise
+    Dump(DumpArguments),
+    /// Restore an image and wait for the program, as its parent
+    Restore {
+        /// The image's directory
+        dir: PathBuf,
+    },
+    /// Print what an image holds
+    Show {
+        /// The image's directory
+        dir: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct DumpArguments {
+    /// The process
+    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
+    pid: i32,
+    /// The directory to write to: empty, or to be made
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// Let the process run on afterwards
+    #[arg(long, conflicts_with = "leave_stopped")]
+    leave_running: bool,
+    /// Leave the process stopped afterwards
+    #[arg(long)]
+    leave_stopped: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Carries out `image …`.
+pub(super) fn main(arguments: Arguments) -> Result<u8, Failure> {
+    match arguments.command {
+        Command::Dump(arguments) => dump(&arguments),
+        Command::Restore { dir } => restore(&dir),
+        Command::Show { dir, json } => show(&dir, json),
+    }
+}
+
+/// What `image dump --json` prints.
+#[derive(Debug, serde::Serialize)]
+struct Dumped {
+    schema_version: u32,
+    dir: PathBuf,
+    pid: i32,
+    threads: usize,
+    len_pages: u64,
+    freeze_ms: f64,
+}
+
+fn dump(arguments: &DumpArguments) -> Result<u8, Failure> {
+    let dir = absolute(&arguments.output)?;
+    let made = empty_directory(&dir)?;
+    let after = match (arguments.leave_running, arguments.leave_stopped) {
+        (true, _) => After::Run,
+        (_, true) => After::Stop,
+        _ => After::Kill,
+    };
+    let capture = Capture {
+        pid: arguments.pid,
+        dir: &dir,
+        inherited: &[],
+        keep: &[],
+        closed_stdio: [false; 3],
+        after,
+    };
+    let snapshot = snapshot::freeze(&capture).and_then(snapshot::Frozen::write).map_err(|refusal| {
+        clean(&dir, made);
+        Failure::failed(format!("pid {} was not dumped: {refusal}", arguments.pid))
+    })?;
+    let dumped = Dumped {
+        schema_version: 1,
+        dir,
+        pid: snapshot.pid,
+        threads: snapshot.threads,
+        len_pages: snapshot.len_pages,
+        freeze_ms: snapshot.freeze.as_secs_f64() * 1000.0,
+    };
+    if arguments.json {
+        ui::print_json(&dumped).map_err(Failure::failed)?;
+    } else {
+        ui::print(&format!(
+            "{}: pid {}, {} threads, {} of pages, stopped for {} ms\n",
+            dumped.dir.display(),
+            dumped.pid,
+            dumped.threads,
+            ui::bytes(dumped.len_pages),
+            ui::millis(dumped.freeze_ms)
+        ));
+    }
+    Ok(status::OK)
+}
+
+/// Whether a directory was there before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    ByUs,
+    Before,
+}
+
+/// Makes a directory that only we may read, or takes one that is empty.
+fn empty_directory(dir: &Path) -> Result<Made, Failure> {
+    let fail = |error: io::Error| Failure::failed(format!("{}: {error}", dir.display()));
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => Ok(Made::ByUs),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            match std::fs::read_dir(dir).map_err(fail)?.next() {
+                None => Ok(Made::Before),
+                Some(_) => Err(Failure::usage(format!("{} is not empty", dir.display()))),
+            }
+        }
+        Err(error) => Err(fail(error)),
+    }
+}
+
+/// Removes what a refused dump wrote: the directory was empty before.
+fn clean(dir: &Path, made: Made) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let _ = std::fs::remove_file(entry.path());
+    }
+    if made == Made::ByUs {
+        let _ = std::fs::remove_dir(dir);
+    }
+}
+
+fn restore(dir: &Path) -> Result<u8, Failure> {
+    let dir = absolute(dir)?;
+    if !dir.is_dir() {
+        return Err(Failure::failed(format!("{} is no directory", dir.display())));
+    }
+    let blocked = launcher::block_signals();
+    let request = restore::Request {
+        dir: &dir,
+        keep: &[],
+        closed_stdio: crate::sys::start::closed_stdio(),
+        ignored: &[],
+        deadline: DEADLINE,
+    };
+    let restored = restore::native(&request).map_err(|error| {
+        let failure =
+            Failure::failed(format!("{} was not restored: {error}", dir.display()));
+        match error {
+            restore::CannotRestore::NotPermitted => failure.hint("warmstart doctor"),
+            _ => failure,
+        }
+    })?;
+    Ok(launcher::relay(restored.pid, &blocked))
+}
+
+fn show(dir: &Path, json: bool) -> Result<u8, Failure> {
+    let set = Set::read(dir).map_err(Failure::failed)?;
+    if json {
+        ui::print_json(&image::json(&set)).map_err(Failure::failed)?;
+        return Ok(status::OK);
+    }
+    let mut text = Vec::new();
+    image::show(&set, &mut text).map_err(Failure::failed)?;
+    ui::print(&String::from_utf8_lossy(&text));
+    Ok(status::OK)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_directory_is_made_private_and_must_be_empty() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("image");
+        assert_eq!(empty_directory(&dir).unwrap(), Made::ByUs);
+        assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(empty_directory(&dir).unwrap(), Made::Before);
+        std::fs::write(dir.join("x"), "").unwrap();
+        let failure = empty_directory(&dir).unwrap_err();
+        assert!(failure.error.to_string().ends_with("is not empty"));
+        clean(&dir, Made::ByUs);
+        assert!(!dir.exists());
+        assert!(empty_directory(&dir.join("deep/er")).is_err());
+    }
+}

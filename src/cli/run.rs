@@ -1,0 +1,498 @@
+//! `warmstart [OPTIONS] [--] COMMAND [ARG…]`: from words to a run.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
+
+use super::{Cli, answer_clap, environment};
+use crate::failure::{Failure, status};
+use crate::launcher::{self, CapturePoint, EngineChoice, Options, PidChoice, Policy};
+use crate::readiness::Probe;
+
+/// The options of a run and the COMMAND.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) capture: CaptureArguments,
+
+    /// Capture anew, replacing the image
+    #[arg(long, conflicts_with_all = ["no_capture", "require_warm"])]
+    refresh: bool,
+
+    /// Never capture: restore, or start cold
+    #[arg(long, conflicts_with = "require_warm")]
+    no_capture: bool,
+
+    /// Fail (125) instead of starting cold
+    #[arg(long)]
+    require_warm: bool,
+
+    /// Write what happened to FILE, as JSON
+    #[arg(long, value_name = "FILE")]
+    status_file: Option<PathBuf>,
+
+    /// Give the program the caller's descriptor N at a restore too (repeatable)
+    #[arg(long = "keep-fd", value_name = "N", value_parser = descriptor)]
+    keep: Vec<RawFd>,
+
+    /// Say what is done and why (twice: more)
+    #[arg(short, long, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    verbose: u8,
+
+    /// Say nothing, not even why a program was started cold
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// The program and its arguments, untouched
+    #[arg(
+        value_name = "COMMAND",
+        required = true,
+        trailing_var_arg = true,
+        value_parser = clap::value_parser!(OsString),
+    )]
+    command: Vec<OsString>,
+}
+
+/// The options that decide what is captured, and how it is restored: those of
+/// a run that `bench` has too.
+#[derive(Debug, Clone, Args)]
+pub(super) struct CaptureArguments {
+    /// When the program counts as ready (repeatable, all must hold): notify,
+    /// port[:N], http:URL, log:REGEX, file:PATH, idle[:MS], delay:MS.
+    /// Default: notify if it comes, else a listening port and quiet
+    #[arg(long = "ready", value_name = "PROBE")]
+    pub(super) ready: Vec<Probe>,
+
+    /// Run CMD (sh -c) when ready, before the capture (repeatable)
+    #[arg(long, value_name = "CMD")]
+    warmup: Vec<OsString>,
+
+    /// Where to capture
+    #[arg(long, value_name = "POINT", value_enum, default_value_t = At::Auto, hide_possible_values = true)]
+    at: At,
+
+    /// Give up capturing after so many seconds of readiness
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
+    pub(super) capture_timeout: Duration,
+
+    /// What restores
+    #[arg(long, value_enum, default_value_t = Engine::Auto)]
+    engine: Engine,
+
+    /// How pids are chosen
+    #[arg(long, value_name = "STRATEGY", value_enum, default_value_t = Pids::Auto)]
+    pids: Pids,
+
+    /// Count PATH, a file or directory, among the inputs (repeatable)
+    #[arg(long = "input", value_name = "PATH")]
+    inputs: Vec<PathBuf>,
+
+    /// Leave variable NAME out of the fingerprint (repeatable)
+    #[arg(long, value_name = "NAME")]
+    ignore_env: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum At {
+    Auto,
+    Ready,
+    #[value(hide = true)]
+    Main,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Engine {
+    Auto,
+    Native,
+    #[value(hide = true)]
+    Criu,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Pids {
+    Auto,
+    SetTid,
+    #[value(hide = true)]
+    Namespace,
+    #[value(hide = true)]
+    LastPid,
+    #[value(hide = true)]
+    Cycle,
+}
+
+impl CaptureArguments {
+    /// The capture point, engine and pid strategy; names that are reserved for
+    /// a later version are refused.
+    pub(super) fn choices(&self) -> Result<(CapturePoint, EngineChoice, PidChoice), Failure> {
+        let later = |option: &str, value: &str| {
+            Err(Failure::usage(format!("{option} {value} is not available in this version")))
+        };
+        let at = match self.at {
+            At::Auto => CapturePoint::Auto,
+            At::Ready => CapturePoint::Ready,
+            At::Main => return later("--at", "main"),
+        };
+        let engine = match self.engine {
+            Engine::Auto => EngineChoice::Auto,
+            Engine::Native => EngineChoice::Native,
+            Engine::Criu => return later("--engine", "criu"),
+        };
+        let pids = match self.pids {
+            Pids::Auto => PidChoice::Auto,
+            Pids::SetTid => PidChoice::SetTid,
+            Pids::Namespace => return later("--pids", "namespace"),
+            Pids::LastPid => return later("--pids", "last-pid"),
+            Pids::Cycle => return later("--pids", "cycle"),
+        };
+        Ok((at, engine, pids))
+    }
+
+    /// Spells the options out again, for another run of ourselves.
+    pub(super) fn to_words(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = Vec::new();
+        let mut add = |option: &str, value: &OsStr| {
+            words.push(option.into());
+            words.push(value.to_owned());
+        };
+        for probe in &self.ready {
+            add("--ready", probe.to_string().as_ref());
+        }
+        for command in &self.warmup {
+            add("--warmup", command);
+        }
+        for path in &self.inputs {
+            add("--input", path.as_os_str());
+        }
+        for name in &self.ignore_env {
+            add("--ignore-env", name.as_ref());
+        }
+        let timeout = self.capture_timeout.as_secs_f64().to_string();
+        add("--capture-timeout", timeout.as_ref());
+        for (option, value) in [
+            ("--at", self.at.to_possible_value()),
+            ("--engine", self.engine.to_possible_value()),
+            ("--pids", self.pids.to_possible_value()),
+        ] {
+            if let Some(value) = value {
+                add(option, value.get_name().as_ref());
+            }
+        }
+        words
+    }
+}
+
+impl Arguments {
+    fn options(self) -> Result<(Vec<OsString>, Options), Failure> {
+        let (at, engine, pids) = self.capture.choices()?;
+        let policy = match (self.refresh, self.no_capture, self.require_warm) {
+            (true, _, _) => Policy::Refresh,
+            (_, true, _) => Policy::NoCapture,
+            (_, _, true) => Policy::RequireWarm,
+            _ => Policy::Auto,
+        };
+        let verbosity = if self.quiet { -1 } else { i8::try_from(self.verbose).unwrap_or(i8::MAX) };
+        let options = Options {
+            at,
+            ready: self.capture.ready,
+            warmup: self.capture.warmup,
+            capture_timeout: self.capture.capture_timeout,
+            engine,
+            pids,
+            keep: self.keep,
+            inputs: self.capture.inputs,
+            ignore_env: self.capture.ignore_env,
+            policy,
+            status_file: self.status_file,
+            verbosity,
+            cache_dir: environment::cache_dir(),
+        };
+        Ok((self.command, options))
+    }
+}
+
+/// A run without any option: what most command lines are, so that they need
+/// no parser at all.
+fn defaults() -> Options {
+    Options {
+        at: CapturePoint::Auto,
+        ready: Vec::new(),
+        warmup: Vec::new(),
+        capture_timeout: DEFAULT_CAPTURE_TIMEOUT,
+        engine: EngineChoice::Auto,
+        pids: PidChoice::Auto,
+        keep: Vec::new(),
+        inputs: Vec::new(),
+        ignore_env: Vec::new(),
+        policy: Policy::Auto,
+        status_file: None,
+        verbosity: 0,
+        cache_dir: environment::cache_dir(),
+    }
+}
+
+const DEFAULT_CAPTURE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Whether the run was asked for with the word `run`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spelling {
+    /// `warmstart COMMAND`.
+    Bare,
+    /// `warmstart run COMMAND`; the word is no longer in the arguments.
+    Run,
+}
+
+/// Runs the COMMAND; `args` starts with our own name.
+pub(super) fn main(args: Vec<OsString>, spelling: Spelling) -> Result<u8, Failure> {
+    let parsed = match parse(args) {
+        Ok(parsed) => parsed,
+        Err(error) => return answer(&error, spelling),
+    };
+    let (argv, options) = match parsed {
+        Parsed::Plain(argv) => (argv, defaults()),
+        Parsed::Arguments(arguments) => arguments.options()?,
+    };
+    if argv.first().is_none_or(|name| name.is_empty()) {
+        return Err(Failure::usage("COMMAND is empty").hint("warmstart --help"));
+    }
+    Ok(launcher::run(environment::command(argv), options))
+}
+
+#[derive(Debug)]
+enum Parsed {
+    Plain(Vec<OsString>),
+    Arguments(Box<Arguments>),
+}
+
+/// Separates our options from the COMMAND.
+fn parse(mut args: Vec<OsString>) -> Result<Parsed, clap::Error> {
+    match args.get(1).map(|word| word.as_encoded_bytes()) {
+        Some(b"--") if args.len() > 2 => Ok(Parsed::Plain(args.split_off(2))),
+        Some(first) if !first.starts_with(b"-") => Ok(Parsed::Plain(args.split_off(1))),
+        _ => {
+            let matches = parser().try_get_matches_from(args)?;
+            Arguments::from_arg_matches(&matches).map(|a| Parsed::Arguments(Box::new(a)))
+        }
+    }
+}
+
+/// The parser of a run: no subcommands, or `warmstart -v doctor` would be one.
+fn parser() -> clap::Command {
+    Arguments::augment_args(clap::Command::new("warmstart"))
+        .version(env!("CARGO_PKG_VERSION"))
+        .override_usage("warmstart [OPTIONS] [--] COMMAND [ARG]...")
+}
+
+/// Answers what the parser of a run could not: help and version, shown as the
+/// whole command line has them, or an error.
+fn answer(error: &clap::Error, spelling: Spelling) -> Result<u8, Failure> {
+    use clap::error::ErrorKind::{DisplayHelp, MissingRequiredArgument};
+    let mut whole = Cli::command();
+    whole.build();
+    if error.kind() == DisplayHelp {
+        let long = std::env::args_os().any(|word| word == "--help");
+        let shown = match spelling {
+            Spelling::Bare => &mut whole,
+            Spelling::Run => whole.find_subcommand_mut("run").expect("run is a subcommand"),
+        };
+        // A closed stdout must not turn into a panic.
+        let _ = if long { shown.print_long_help() } else { shown.print_help() };
+        return Ok(status::OK);
+    }
+    if error.kind() == MissingRequiredArgument {
+        return Err(Failure::usage("no COMMAND given: warmstart [OPTIONS] [--] COMMAND [ARG]...")
+            .hint("warmstart --help"));
+    }
+    answer_clap(error)
+}
+
+/// Parses a descriptor number; 0, 1 and 2 are the program's in any case.
+fn descriptor(text: &str) -> Result<RawFd, String> {
+    match text.parse::<RawFd>() {
+        Ok(fd) if fd > 2 => Ok(fd),
+        Ok(0..=2) => Err("0, 1 and 2 are always the caller's; name one above 2".into()),
+        _ => Err("not the number of a descriptor".into()),
+    }
+}
+
+/// Parses a positive number of seconds, with a fraction if need be.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 31_536_000.0 => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        _ => Err("not a number of seconds above 0".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStringExt;
+
+    fn words(words: &[&str]) -> Vec<OsString> {
+        std::iter::once("warmstart").chain(words.iter().copied()).map(OsString::from).collect()
+    }
+
+    fn command(line: &[&str]) -> Vec<OsString> {
+        match parse(words(line)).unwrap() {
+            Parsed::Plain(argv) => argv,
+            Parsed::Arguments(arguments) => arguments.command,
+        }
+    }
+
+    #[test]
+    fn everything_after_the_command_is_its_own() {
+        for tail in [
+            &["java", "-jar", "x.jar"][..],
+            &["java", "--help"],
+            &["java", "--", "-v", "--"],
+            &["java", "-v", "--ready", "nonsense"],
+            &["java", "", "-"],
+            &["doctor", "--version"],
+        ] {
+            assert_eq!(command(tail), words(tail)[1..], "{tail:?}");
+            let with_options = [&["-v", "--capture-timeout", "5"], tail].concat();
+            assert_eq!(command(&with_options), words(tail)[1..], "{with_options:?}");
+            let with_dashes = [&["-v", "--"], tail].concat();
+            assert_eq!(command(&with_dashes), words(tail)[1..], "{with_dashes:?}");
+            let only_dashes = [&["--"], tail].concat();
+            assert_eq!(command(&only_dashes), words(tail)[1..], "{only_dashes:?}");
+        }
+    }
+
+    #[test]
+    fn commands_behind_dashes_may_look_like_options() {
+        assert_eq!(command(&["--", "--odd", "-x"]), words(&["--odd", "-x"])[1..]);
+        assert_eq!(command(&["-v", "--", "--odd", "--"]), words(&["--odd", "--"])[1..]);
+        assert_eq!(command(&["--", "--", "x"]), words(&["--", "x"])[1..]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_utf8_pass() {
+        let odd = OsString::from_vec(vec![b'a', 0xff]);
+        let line = vec!["warmstart".into(), "-v".into(), odd.clone(), odd.clone()];
+        match parse(line).unwrap() {
+            Parsed::Arguments(arguments) => assert_eq!(arguments.command, [odd.clone(), odd]),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn options_reach_the_launcher() {
+        let line = words(&[
+            "-vv",
+            "--keep-fd",
+            "7",
+            "--keep-fd=9",
+            "--input",
+            "a",
+            "--ignore-env",
+            "X",
+            "--refresh",
+            "--status-file",
+            "s",
+            "--warmup",
+            "curl x",
+            "--capture-timeout",
+            "1.5",
+            "--pids",
+            "set-tid",
+            "--engine",
+            "native",
+            "--at",
+            "ready",
+            "x",
+        ]);
+        let Parsed::Arguments(arguments) = parse(line).unwrap() else { panic!() };
+        let (argv, options) = arguments.options().unwrap();
+        assert_eq!(argv, [OsString::from("x")]);
+        assert_eq!(options.verbosity, 2);
+        assert_eq!(options.keep, [7, 9]);
+        assert_eq!(options.policy, Policy::Refresh);
+        assert_eq!(options.pids, PidChoice::SetTid);
+        assert_eq!(options.engine, EngineChoice::Native);
+        assert_eq!(options.at, CapturePoint::Ready);
+        assert_eq!(options.capture_timeout, Duration::from_millis(1500));
+        assert_eq!(options.ready.len(), 2);
+        assert_eq!(options.warmup, [OsString::from("curl x")]);
+    }
+
+    #[test]
+    fn options_can_be_spelled_again() {
+        let line = words(&[
+            "--ready",
+            "http:80/",
+            "--warmup",
+            "a b",
+            "--input",
+            "p",
+            "--ready",
+            "log:^x$",
+            "--capture-timeout",
+            "2.5",
+            "--ignore-env",
+            "E",
+            "--pids",
+            "set-tid",
+            "x",
+        ]);
+        let arguments = |line| match parse(line).unwrap() {
+            Parsed::Arguments(arguments) => arguments.options().unwrap(),
+            Parsed::Plain(_) => panic!(),
+        };
+        let Parsed::Arguments(first) = parse(line.clone()).unwrap() else { panic!() };
+        let again = [words(&[]), first.capture.to_words(), vec!["x".into()]].concat();
+        assert_eq!(format!("{:?}", arguments(again)), format!("{:?}", arguments(line)));
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_parser() {
+        let Parsed::Arguments(arguments) = parse(words(&["-q", "x"])).unwrap() else { panic!() };
+        let (_, parsed) = arguments.options().unwrap();
+        let plain = Options { verbosity: -1, ..defaults() };
+        assert_eq!(format!("{parsed:?}"), format!("{plain:?}"));
+    }
+
+    #[test]
+    fn what_is_not_available_is_said() {
+        for (option, value) in [
+            ("--at", "main"),
+            ("--engine", "criu"),
+            ("--pids", "namespace"),
+            ("--pids", "last-pid"),
+            ("--pids", "cycle"),
+        ] {
+            let Parsed::Arguments(arguments) = parse(words(&[option, value, "x"])).unwrap() else {
+                panic!()
+            };
+            let failure = arguments.options().unwrap_err();
+            let text = format!("{option} {value} is not available in this version");
+            assert_eq!(failure.error.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for line in [
+            &["--nonsense", "x"][..],
+            &["-v"],
+            &[],
+            &["--"],
+            &["--keep-fd", "1", "x"],
+            &["--keep-fd", "-4", "x"],
+            &["--keep-fd", "x", "x"],
+            &["--capture-timeout", "0", "x"],
+            &["--capture-timeout", "inf", "x"],
+            &["--capture-timeout", "-1", "x"],
+            &["--capture-timeout", "nan", "x"],
+            &["--refresh", "--require-warm", "x"],
+            &["-q", "-v", "x"],
+            &["--pids", "nonsense", "x"],
+        ] {
+            assert!(parse(words(line)).is_err(), "{line:?}");
+        }
+    }
+}

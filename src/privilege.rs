@@ -1,0 +1,113 @@
+//! What warmstart may do here, and giving up what it does not need.
+//!
+//! The binary may carry `CAP_CHECKPOINT_RESTORE` as a file capability, which
+//! lets an ordinary user choose pids. [`narrow`] is the first thing `main`
+//! does: from then on no other capability can become effective in the
+//! launcher, whatever it was started with. What the *program* gets is decided
+//! by the kernel at its exec, or by the restore, which ends with none.
+
+pub mod file;
+
+use std::io;
+
+use crate::sys::capability::{
+    self, CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN, CAP_SYS_PTRACE, Sets, in_ambient_set,
+};
+
+const CHECKPOINT_RESTORE: u64 = 1 << CAP_CHECKPOINT_RESTORE;
+
+/// What this process may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caps {
+    /// The effective user is root.
+    pub root: bool,
+    /// The sets as the kernel has them.
+    pub sets: Sets,
+}
+
+impl Caps {
+    /// Tells whether pids can be chosen: `CAP_CHECKPOINT_RESTORE`, or
+    /// `CAP_SYS_ADMIN`, which the kernel takes in its place.
+    pub fn can_choose_pids(&self) -> bool {
+        self.sets.effective & (CHECKPOINT_RESTORE | 1 << CAP_SYS_ADMIN) != 0
+    }
+
+    /// Tells whether processes of other users can be traced.
+    pub fn can_trace_all(&self) -> bool {
+        self.sets.effective & 1 << CAP_SYS_PTRACE != 0
+    }
+}
+
+/// Returns what this process may do now.
+pub fn current() -> Caps {
+    Caps { root: is_root(), sets: capability::capget().unwrap_or_default() }
+}
+
+/// Gives up every capability but `CAP_CHECKPOINT_RESTORE`, unless we are root.
+///
+/// Root keeps its sets: its programs have them in a cold start as well, and
+/// root needs no capability of ours to do harm. Ambient capabilities stay
+/// permitted, since the kernel would otherwise take them from the ambient set
+/// too and the program would miss them; they are not effective in us.
+///
+/// The capability is made effective here, so that the file need not carry the
+/// effective flag: with it, `execve(2)` of the binary fails wherever the
+/// bounding set lacks the capability (containers).
+pub fn narrow() -> io::Result<()> {
+    if is_root() {
+        return Ok(());
+    }
+    let before = capability::capget()?;
+    let after = narrowed(before, in_ambient_set);
+    if after == before { Ok(()) } else { capability::capset(&after) }
+}
+
+/// Computes the sets that [`narrow`] leaves.
+fn narrowed(sets: Sets, ambient: impl Fn(u32) -> bool) -> Sets {
+    let mut kept = sets.permitted & CHECKPOINT_RESTORE;
+    let mut others = sets.permitted & !CHECKPOINT_RESTORE;
+    while others != 0 {
+        let capability = others.trailing_zeros();
+        others &= others - 1;
+        if ambient(capability) {
+            kept |= 1 << capability;
+        }
+    }
+    Sets { effective: kept & CHECKPOINT_RESTORE, permitted: kept, inheritable: sets.inheritable }
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_checkpoint_restore_stays() {
+        let all = Sets { effective: u64::MAX, permitted: u64::MAX, inheritable: 0 };
+        let left = narrowed(all, |_| false);
+        assert_eq!(left.permitted, CHECKPOINT_RESTORE);
+        assert_eq!(left.effective, CHECKPOINT_RESTORE);
+    }
+
+    #[test]
+    fn a_permitted_capability_becomes_effective() {
+        let file = Sets { effective: 0, permitted: CHECKPOINT_RESTORE, inheritable: 0 };
+        assert_eq!(narrowed(file, |_| false).effective, CHECKPOINT_RESTORE);
+    }
+
+    #[test]
+    fn ambient_ones_stay_permitted_for_the_program_but_not_effective() {
+        let bind = 1 << 10;
+        let sets = Sets { effective: bind, permitted: bind | 2, inheritable: bind };
+        let left = narrowed(sets, |capability| capability == 10);
+        assert_eq!(left, Sets { effective: 0, permitted: bind, inheritable: bind });
+    }
+
+    #[test]
+    fn nothing_is_gained() {
+        assert_eq!(narrowed(Sets::default(), |_| true), Sets::default());
+    }
+}
