@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod failure;
 pub mod fingerprint;
 pub mod image;
+pub mod jvm;
 pub mod launcher;
 pub mod privilege;
 pub mod readiness;

@@ -4,7 +4,9 @@
 //! make one step), takes and returns values, and says in a `SAFETY` comment
 //! why its unsafe block is right.
 
+pub mod auxv;
 pub mod capability;
+pub mod cpu;
 pub mod descriptors;
 pub mod process;
 pub mod signals;
