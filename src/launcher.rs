@@ -13,6 +13,8 @@ mod capture;
 mod descriptors;
 mod hit;
 mod outcome;
+mod parts;
+mod probing;
 mod relay;
 mod run;
 mod spawn;
@@ -120,7 +122,7 @@ pub fn run(command: Command, options: Options) -> u8 {
 /// `blocked` is what [`block_signals`] returned before the restore.
 pub fn relay(program: i32, blocked: &BlockedSignals) -> u8 {
     let _ = blocked;
-    match relay::Relay::new(program, stdio::Tap::default()) {
+    match relay::Relay::new(program, stdio::Tap::default(), None) {
         Ok(relay) => run::end_like(relay.run(None)),
         Err(_) => OWN_FAILURE,
     }

@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use modes::{Mode, Program, Running, every, eventually, is_gone, send};
+use modes::{Mode, Program, Running, eventually, every, is_gone, send};
 use nix::libc;
 
 const FATAL: [i32; 6] =
@@ -235,8 +235,7 @@ fn sigpipe_is_the_callers() {
         let script = "signal.signal(13, signal.SIG_DFL) if 'ignored' not in sys.argv else 0\n\
              while True: os.write(1, b'x' * 1000)";
         let mut command = program.command(script, &[], |_| ());
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command.spawn().unwrap();
         drop(child.stdout.take());
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGPIPE));
     });
@@ -258,11 +257,12 @@ fn the_program_does_not_outlive_a_killed_launcher() {
 #[test]
 fn nohup_is_inherited() {
     every(|program| {
-        let inner = program.command("print('up', flush=True); time.sleep(1); print('end')", &[], |_| ());
+        let inner =
+            program.command("print('up', flush=True); time.sleep(1); print('end')", &[], |_| ());
         let mut command = Command::new("nohup");
         command.arg(inner.get_program()).args(inner.get_args());
         command.env("WARMSTART_CACHE_DIR", program.dir.path().join("cache"));
-        let running = Running::of(command.stdin(Stdio::null()).stderr(Stdio::null()));
+        let running = Running::of(command.stdin(Stdio::null()).stderr(Stdio::piped()));
         running.signal(libc::SIGHUP);
         let (status, said) = running.end();
         assert_eq!((status.code(), said.as_str()), (Some(0), "end\n"));

@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags};
 
 use super::outcome::{Herald, Outcome, Status};
 use super::relay::until;
+use crate::readiness::{NotifySocket, Source};
 use crate::snapshot::{Outlook, Refusal};
 use crate::sys::process;
 
@@ -45,7 +46,7 @@ pub trait Parts {
     /// Asks the probes.
     fn readiness(&mut self) -> Readiness;
     /// Shows the program's output to the probes.
-    fn output(&mut self, bytes: &[u8]);
+    fn output(&mut self, source: Source, bytes: &[u8]);
     /// Adds what the probes wait for.
     fn interests<'a>(&'a self, fds: &mut Vec<PollFd<'a>>);
     /// Starts the next warmup; `None` if there is none left.
@@ -56,9 +57,9 @@ pub trait Parts {
     fn freeze(&mut self) -> Result<Job, Refusal>;
     /// Remembers that the command was refused for good.
     fn note_refusal(&mut self, reason: &str);
-    /// Goes on serving the program once the capture is over (a proxy's
-    /// socket); asks to be called again after the pause, if at all.
-    fn tend(&mut self) -> Option<Duration>;
+    /// Hands over the socket that the program notifies, once the probes no
+    /// longer need it: it is to be served as long as the program runs.
+    fn take_notify(&mut self) -> Option<NotifySocket>;
     /// Lets go of what only a capture needs: locks, unfinished files.
     fn release(&mut self);
 }
@@ -127,17 +128,25 @@ impl<'a> Capture<'a> {
                 }
                 Stage::Writing { result, .. } => match result.try_recv() {
                     Ok(result) => self.written(result),
-                    Err(TryRecvError::Empty) => return self.parts.tend(),
+                    Err(TryRecvError::Empty) => return None,
                     Err(TryRecvError::Disconnected) => self.written(Err(PANIC.into())),
                 },
-                Stage::Over => return self.parts.tend(),
+                Stage::Over => return None,
             }
         }
     }
 
     /// Shows the program's output to the probes.
-    pub fn output(&mut self, bytes: &[u8]) {
-        self.parts.output(bytes);
+    pub fn output(&mut self, source: Source, bytes: &[u8]) {
+        self.parts.output(source, bytes);
+    }
+
+    /// Hands over the socket that the program notifies, when it is free.
+    pub fn take_notify(&mut self) -> Option<NotifySocket> {
+        match self.stage {
+            Stage::Waiting => None,
+            _ => self.parts.take_notify(),
+        }
     }
 
     /// Adds what the relay has to wait for.
@@ -264,7 +273,7 @@ mod tests {
         fn readiness(&mut self) -> Readiness {
             self.readiness.remove(0)
         }
-        fn output(&mut self, _: &[u8]) {}
+        fn output(&mut self, _: Source, _: &[u8]) {}
         fn interests<'a>(&'a self, _: &mut Vec<PollFd<'a>>) {}
         fn start_warmup(&mut self) -> Option<Result<(), String>> {
             (!self.warmups.is_empty()).then(|| {
@@ -282,7 +291,7 @@ mod tests {
         fn note_refusal(&mut self, reason: &str) {
             self.note(format!("refused {reason}"));
         }
-        fn tend(&mut self) -> Option<Duration> {
+        fn take_notify(&mut self) -> Option<NotifySocket> {
             None
         }
         fn release(&mut self) {

@@ -8,13 +8,14 @@
 //! to the whole group by `kill(2)` looks like one to our pid alone and
 //! reaches the program twice: nothing tells them apart.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::os::fd::AsFd;
 
 use super::capture::Capture;
 use super::stdio::Tap;
+use crate::readiness::NotifySocket;
 use crate::sys::process::{self, Change};
 use crate::sys::signals::{self, Mask, Received, SignalFd};
 
@@ -33,6 +34,9 @@ const NOT_RELAYED: [i32; 8] = [
 
 /// The last signal's number on Linux.
 const LAST_SIGNAL: i32 = 64;
+
+/// How soon the caller's notify socket is tried again when it was full.
+const STUCK: Duration = Duration::from_millis(20);
 
 /// Returns the signals that the relay handles: all that are blocked before a
 /// program is started or restored.
@@ -110,6 +114,8 @@ pub struct Relay {
     program: i32,
     signals: SignalFd,
     tap: Tap,
+    /// Where the program notifies, to be passed on.
+    notify: Option<NotifySocket>,
     /// Whether the program is stopped.
     stopped: bool,
     /// Whether we have been stopped with it: the SIGCONT that ended that went
@@ -121,9 +127,9 @@ pub struct Relay {
 impl Relay {
     /// Makes the relay; the signals of [`handled`] must be blocked since
     /// before the program started.
-    pub fn new(program: i32, tap: Tap) -> std::io::Result<Self> {
+    pub fn new(program: i32, tap: Tap, notify: Option<NotifySocket>) -> std::io::Result<Self> {
         let signals = SignalFd::new(&handled())?;
-        Ok(Self { program, signals, tap, stopped: false, rejoined: false, ending: None })
+        Ok(Self { program, signals, tap, notify, stopped: false, rejoined: false, ending: None })
     }
 
     /// Relays until the program ends; does the steps of a capture meanwhile.
@@ -133,14 +139,22 @@ impl Relay {
             if let Some(ending) = self.ending {
                 break ending;
             }
-            let pause = capture.as_mut().and_then(|capture| capture.step(self.stopped));
+            let mut pause = None;
+            if let Some(capture) = &mut capture {
+                pause = capture.step(self.stopped);
+                self.notify = capture.take_notify().or(self.notify.take());
+            }
             self.sleep(capture.as_ref(), pause);
-            self.tap.pump(&mut |bytes| {
+            self.tap.pump(&mut |source, bytes| {
                 if let Some(capture) = &mut capture {
-                    capture.output(bytes);
+                    capture.output(source, bytes);
                 }
             });
             self.take_signals();
+            // Also after its end: a program's last words are passed on.
+            if let Some(notify) = &mut self.notify {
+                notify.relay(self.program);
+            }
         };
         self.drain();
         if let Some(capture) = capture {
@@ -150,9 +164,14 @@ impl Relay {
     }
 
     /// Waits until something may have happened.
-    fn sleep(&self, capture: Option<&Capture<'_>>, pause: Option<Duration>) {
+    fn sleep(&self, capture: Option<&Capture<'_>>, mut pause: Option<Duration>) {
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.tap.interests());
+        match &self.notify {
+            Some(notify) if notify.is_stuck() => pause = Some(pause.unwrap_or(STUCK).min(STUCK)),
+            Some(notify) => fds.push(PollFd::new(notify.as_fd(), PollFlags::POLLIN)),
+            None => {}
+        }
         if let Some(capture) = capture {
             capture.interests(&mut fds);
         }
@@ -217,7 +236,7 @@ impl Relay {
         if !(by_terminal || signal == libc::SIGSTOP && is_shell_job()) {
             return;
         }
-        self.tap.pump(&mut |_| ());
+        self.tap.pump(&mut |_, _| ());
         process::stop_by(signal);
         self.rejoined = true;
     }

@@ -1,15 +1,18 @@
 //! The course of one run.
 
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
 use super::capture::Capture;
 use super::hit::{Found, Lookup};
 use super::outcome::{Herald, Outcome, Status, ms};
+use super::parts::Native;
+use super::probing::{self, Probing};
 use super::relay::{self, Ending, Relay};
 use super::stdio::{self, Tap};
 use super::{OWN_FAILURE, Options, Policy, descriptors, hit, spawn};
 use crate::command::Command;
+use crate::readiness::{Probe, Started, Target};
 use crate::restore::{CannotRestore, Restored};
 use crate::sys::process::{self, Inherited, SpawnError};
 use crate::sys::{self, signals};
@@ -81,7 +84,7 @@ impl Run {
                 _ => self.start(Start::Plain),
             };
         }
-        match hit::look_up(&self.command, &self.options) {
+        match hit::look_up(&self.command, &self.options, self.inherited.closed_stdio) {
             Ok(lookup) => self.looked_up(Box::new(lookup)),
             Err(reason) => self.refuse(reason, Start::Plain),
         }
@@ -138,7 +141,7 @@ impl Run {
         restored.map(|restored| (restored, began))
     }
 
-    fn restored(mut self, restored: &Restored, began: Instant, lookup: Box<Lookup>) -> u8 {
+    fn restored(mut self, restored: &Restored, began: Instant, mut lookup: Box<Lookup>) -> u8 {
         self.status.outcome = Outcome::Restored;
         self.status.engine = Some("native");
         self.status.pids = Some("set-tid");
@@ -149,10 +152,12 @@ impl Run {
             ms(sys::start::age().saturating_sub(began.elapsed()) + restored.total);
         self.herald.record(&self.status);
         self.herald.detail(&format!("restored {} as pid {}", lookup.id(), restored.pid));
-        lookup.used();
-        drop(lookup);
+        let notify = lookup
+            .notify()
+            .and_then(|(path, notified)| probing::renotify(path, notified, &self.command));
+        lookup.finish_hit();
         stdio::let_go(&self.passed, self.herald.is_quiet());
-        match Relay::new(restored.pid, Tap::default()) {
+        match Relay::new(restored.pid, Tap::default(), notify) {
             Ok(relay) => end_like(relay.run(None)),
             Err(error) => {
                 self.herald.fail(&format!("signalfd: {error}"));
@@ -187,16 +192,12 @@ impl Run {
         OWN_FAILURE
     }
 
-    fn start(mut self, start: Start) -> u8 {
+    fn start(self, start: Start) -> u8 {
         match start {
-            Start::Captured(lookup) if self.options.policy != Policy::NoCapture => {
+            Start::Captured(mut lookup) if self.options.policy != Policy::NoCapture => {
                 match lookup.claim() {
                     Ok(()) => self.start_captured(*lookup),
-                    Err(reason) => {
-                        self.herald.detail(&format!("not captured: {reason}"));
-                        self.status.reason.get_or_insert(reason);
-                        self.start_plain()
-                    }
+                    Err(reason) => self.not_captured(reason),
                 }
             }
             _ => self.start_plain(),
@@ -216,26 +217,27 @@ impl Run {
     }
 
     fn start_captured(mut self, mut lookup: Lookup) -> u8 {
-        let exec = match spawn::prepare(lookup.adapt(&self.command).as_ref()) {
+        let mut command = self.command.clone();
+        let ready = &self.options.ready;
+        let notify = match probing::notify_socket(ready, &mut command, &self.options.cache_dir) {
+            Ok(notify) => notify,
+            Err(error) => return self.not_captured(probing::chain(&error)),
+        };
+        let exec = match spawn::prepare(&command) {
             Ok(exec) => exec,
             Err(error) => return self.cannot_execute(&error.into()),
         };
         let (tap, ends) = match self.tap() {
             Ok(tap) => tap,
-            Err(error) => {
-                self.herald.detail(&format!("not captured: no pipes for its output: {error}"));
-                return self.start_plain();
-            }
+            Err(error) => return self.not_captured(format!("cannot see its output: {error}")),
         };
         self.block_signals();
-        let stdio = ends.each_ref().map(|end| end.as_ref().map(std::os::fd::AsRawFd::as_raw_fd));
+        let started = Started::now();
+        let stdio = ends.each_ref().map(|end| end.as_ref().map(AsRawFd::as_raw_fd));
         let pid = match process::spawn(exec, &self.inherited, stdio) {
             Ok(pid) => pid,
             Err(SpawnError::Exec(error)) => return self.cannot_execute(&error),
-            Err(error) => {
-                self.herald.detail(&format!("not captured: {error}"));
-                return self.start_plain();
-            }
+            Err(error) => return self.not_captured(error.to_string()),
         };
         drop(ends);
         self.status.app_pid = pid;
@@ -244,10 +246,23 @@ impl Run {
         // A warmup's output goes to our stderr.
         let quiet = self.herald.is_quiet() && self.options.warmup.is_empty();
         stdio::let_go(&self.passed, quiet);
-        let parts = lookup.parts(pid, &self.command, &self.options, &self.passed, &self.inherited);
+
+        if let Some(notify) = &notify {
+            lookup.set_notify(notify.path());
+        }
+        let target = Target { pid, started, cwd: self.command.cwd.clone() };
+        let parts = Native {
+            pid,
+            probing: Probing::new(ready, &self.options.warmup, &self.command, target, notify),
+            lookup: Some(lookup),
+            draft: None,
+            passed: self.passed.clone(),
+            keep: self.options.keep.clone(),
+            closed_stdio: self.inherited.closed_stdio,
+        };
         let patience = self.options.capture_timeout;
-        let capture = Capture::new(parts, patience, &self.herald, self.status.clone());
-        match Relay::new(pid, tap) {
+        let capture = Capture::new(Box::new(parts), patience, &self.herald, self.status.clone());
+        match Relay::new(pid, tap, None) {
             Ok(relay) => end_like(relay.run(Some(capture))),
             Err(error) => {
                 self.herald.fail(&format!("signalfd: {error}"));
@@ -256,9 +271,16 @@ impl Run {
         }
     }
 
+    /// Starts plain, since a capture cannot even be tried.
+    fn not_captured(mut self, reason: String) -> u8 {
+        self.herald.detail(&format!("not captured: {reason}"));
+        self.status.reason = Some(reason);
+        self.start_plain()
+    }
+
     /// Makes the tap that the probes ask for.
     fn tap(&self) -> std::io::Result<(Tap, [Option<OwnedFd>; 3])> {
-        if hit::wants_output(&self.options.ready) {
+        if self.options.ready.iter().any(|probe| matches!(probe, Probe::Log(_))) {
             Tap::new(self.inherited.closed_stdio)
         } else {
             Ok((Tap::default(), [None, None, None]))

@@ -17,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty;
 use nix::sys::termios::{self, OutputFlags, SetArg};
 
+use crate::readiness::Source;
 use crate::sys::{descriptors, process, terminal};
 
 /// How much is read at once.
@@ -77,9 +78,13 @@ impl Sink {
     }
 }
 
+/// Is shown all that passes.
+pub type Seen<'a> = dyn FnMut(Source, &[u8]) + 'a;
+
 /// One of the program's output streams on its way to the caller.
 #[derive(Debug)]
 struct Stream {
+    origin: Source,
     source: Option<File>,
     sink: Sink,
     buffer: Vec<u8>,
@@ -88,14 +93,14 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(source: OwnedFd, sink: Sink) -> io::Result<Self> {
+    fn new(origin: Source, source: OwnedFd, sink: Sink) -> io::Result<Self> {
         fcntl(&source, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let buffer = vec![0; CHUNK];
-        Ok(Self { source: Some(source.into()), sink, buffer, filled: 0, written: 0 })
+        Ok(Self { origin, source: Some(source.into()), sink, buffer, filled: 0, written: 0 })
     }
 
     /// Moves what can be moved without waiting; returns whether anything was.
-    fn pump(&mut self, seen: &mut dyn FnMut(&[u8])) -> bool {
+    fn pump(&mut self, seen: &mut Seen<'_>) -> bool {
         let mut moved = false;
         loop {
             while self.written < self.filled {
@@ -118,7 +123,7 @@ impl Stream {
             match source.read(&mut self.buffer) {
                 Ok(len) if len > 0 => {
                     (self.filled, self.written) = (len, 0);
-                    seen(&self.buffer[..len]);
+                    seen(self.origin, &self.buffer[..len]);
                     moved = true;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -173,7 +178,8 @@ impl Tap {
             let (source, end) =
                 if fd.is_terminal() { tap.pseudo_terminal(fd)? } else { process::pipe()? };
             ends[number] = Some(end);
-            tap.streams.push(Stream::new(source, Sink::of(fd)?)?);
+            let origin = if number == 1 { Source::Stdout } else { Source::Stderr };
+            tap.streams.push(Stream::new(origin, source, Sink::of(fd)?)?);
         }
         Ok((tap, ends))
     }
@@ -210,7 +216,7 @@ impl Tap {
 
     /// Moves what can be moved without waiting, and shows it to `seen`;
     /// returns whether anything was moved.
-    pub fn pump(&mut self, seen: &mut dyn FnMut(&[u8])) -> bool {
+    pub fn pump(&mut self, seen: &mut Seen<'_>) -> bool {
         let mut moved = false;
         for stream in &mut self.streams {
             moved |= stream.pump(seen);
@@ -229,7 +235,7 @@ impl Tap {
     /// over, a process stays behind that passes on the rest.
     pub fn drain(mut self, alarm: BorrowedFd<'_>, patient: &mut dyn FnMut() -> bool) {
         loop {
-            self.pump(&mut |_| ());
+            self.pump(&mut |_, _| ());
             if self.streams.iter().all(|stream| stream.written == stream.filled) {
                 break;
             }
@@ -248,7 +254,7 @@ impl Tap {
     /// Passes on until the end; allocates nothing.
     fn pass_on(&mut self) {
         loop {
-            self.pump(&mut |_| ());
+            self.pump(&mut |_, _| ());
             let mut wanted = [None, None];
             for (slot, fd) in wanted.iter_mut().zip(self.interests()) {
                 *slot = Some(fd);

@@ -28,8 +28,7 @@ pub enum Mode {
 }
 
 /// All modes.
-pub const ALL: [Mode; 5] =
-    [Mode::Direct, Mode::Plain, Mode::Child, Mode::Tapped, Mode::Restored];
+pub const ALL: [Mode; 5] = [Mode::Direct, Mode::Plain, Mode::Child, Mode::Tapped, Mode::Restored];
 
 /// The first line of a program that can be captured: it waits for its second
 /// argument to exist.
@@ -65,8 +64,8 @@ impl Program {
     }
 
     fn can_restore(&self) -> bool {
-        let mut probe = self.call("print()", &[]);
-        probe.args(["--ready", "delay:50"]).args(self.script("print()", &[]));
+        let mut probe = self.call(&["--ready", "delay:50"]);
+        probe.args(self.script("", &[])).stdin(Stdio::null()).stdout(Stdio::null());
         match self.prime(probe) {
             Ok(()) => true,
             Err(reason) => {
@@ -94,7 +93,7 @@ impl Program {
         argv
     }
 
-    fn call(&self, _script: &str, options: &[&str]) -> Command {
+    fn call(&self, options: &[&str]) -> Command {
         let exe: OsString = env!("CARGO_BIN_EXE_warmstart").into();
         let mut words = self.via.iter().cloned().chain([exe]);
         let mut command = Command::new(words.next().unwrap());
@@ -115,8 +114,14 @@ impl Program {
     }
 
     /// Returns the command that runs the script with these arguments (from
-    /// `sys.argv[2]` on); `setup` adds environment and the like.
+    /// `sys.argv[2]` on). Its input is empty and its outputs are pipes, unless
+    /// `setup` says otherwise, which is called for the run that is captured,
+    /// too: what these are belongs to the fingerprint.
     pub fn command(&self, script: &str, args: &[&str], setup: impl Fn(&mut Command)) -> Command {
+        let setup = |command: &mut Command| {
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            setup(command);
+        };
         let args: Vec<OsString> = args.iter().map(Into::into).collect();
         let argv = self.script(script, &args);
         let mut command = match self.mode {
@@ -128,16 +133,16 @@ impl Program {
                 std::fs::write(self.gate(), "").unwrap();
                 return command;
             }
-            Mode::Plain => self.call(script, &["--no-capture"]),
-            Mode::Child => self.call(script, &["--ready", "file:/nowhere/ready"]),
-            Mode::Tapped => self.call(script, &["--ready", "log:never-said"]),
+            Mode::Plain => self.call(&["--no-capture"]),
+            Mode::Child => self.call(&["--ready", "file:/nowhere/ready"]),
+            Mode::Tapped => self.call(&["--ready", "log:never-said"]),
             Mode::Restored => {
                 let _ = std::fs::remove_file(self.gate());
-                let mut first = self.call(script, &["--ready", "delay:150"]);
+                let mut first = self.call(&["--ready", "delay:150"]);
                 first.arg("--").args(&argv);
                 setup(&mut first);
                 self.prime(first).unwrap();
-                self.call(script, &["--ready", "delay:150", "--require-warm"])
+                self.call(&["--ready", "delay:150", "--require-warm"])
             }
         };
         command.arg("--").args(&argv);
@@ -149,12 +154,7 @@ impl Program {
     /// Runs the command until it is captured, then to its end.
     fn prime(&self, mut command: Command) -> Result<(), String> {
         let _ = std::fs::remove_file(self.status_file());
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| error.to_string())?;
+        let mut child = command.spawn().map_err(|error| error.to_string())?;
         let end = Instant::now() + PATIENCE;
         let result = loop {
             std::thread::sleep(Duration::from_millis(20));
@@ -183,14 +183,13 @@ impl Program {
 
     /// Runs the script to its end.
     pub fn output(&self, script: &str, args: &[&str]) -> Output {
-        self.command(script, args, |_| ()).stdin(Stdio::null()).output().unwrap()
+        self.command(script, args, |_| ()).output().unwrap()
     }
 
     /// Starts the script with a pipe as its stdout, and waits for its first
     /// line.
     pub fn start(&self, script: &str) -> Running {
-        let mut command = self.command(script, &[], |_| ());
-        Running::of(command.stdin(Stdio::null()))
+        Running::of(&mut self.command(script, &[], |_| ()))
     }
 }
 
