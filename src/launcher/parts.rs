@@ -1,6 +1,7 @@
 //! What a capture by the native engine is made with.
 
 use std::os::fd::RawFd;
+use std::time::SystemTime;
 
 use nix::poll::PollFd;
 
@@ -55,6 +56,7 @@ impl Parts for Native {
             (None, Some(lookup)) => lookup.draft().map_err(Refusal::lasting)?,
             (None, None) => return Err(Refusal::lasting("the capture is over")),
         };
+        let captured_at = SystemTime::now();
         let frozen = snapshot::freeze(&snapshot::Capture {
             pid: self.pid,
             dir: draft.image_dir(),
@@ -68,7 +70,7 @@ impl Parts for Native {
                 let notified = self.probing.has_notified();
                 Ok(Box::new(move || {
                     let snapshot = frozen.write().map_err(|refusal| refusal.reason)?;
-                    draft.commit(snapshot, notified)
+                    draft.commit(&snapshot, captured_at, notified)
                 }))
             }
             Err(refusal) => {

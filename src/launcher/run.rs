@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
 use super::capture::Capture;
-use super::hit::{Found, Lookup};
+use super::hit::{Found, Lookup, NoLookup};
 use super::outcome::{Herald, Outcome, Status, ms};
 use super::parts::Native;
 use super::probing::{self, Probing};
@@ -86,7 +86,15 @@ impl Run {
         }
         match hit::look_up(&self.command, &self.options, self.inherited.closed_stdio) {
             Ok(lookup) => self.looked_up(Box::new(lookup)),
-            Err(reason) => self.refuse(reason, Start::Plain),
+            // There is nothing to restore, or the start will say what is wrong.
+            Err(reason @ (NoLookup::NoCache | NoLookup::NoProgram)) => {
+                self.status.reason = Some(reason.to_string());
+                match (self.options.policy, reason) {
+                    (Policy::RequireWarm, NoLookup::NoCache) => self.require_warm(),
+                    _ => self.start(Start::Plain),
+                }
+            }
+            Err(reason) => self.refuse(probing::chain(&reason), Start::Plain),
         }
     }
 
@@ -99,7 +107,7 @@ impl Run {
     fn looked_up(mut self, mut lookup: Box<Lookup>) -> u8 {
         self.status.entry = Some(lookup.id());
         let found = match self.options.policy {
-            Policy::Refresh => Found::Nothing("the entry is to be replaced".into()),
+            Policy::Refresh => Found::Nothing,
             _ => lookup.find(),
         };
         self.status.timings_ms.lookup = ms(sys::start::age());
@@ -108,19 +116,36 @@ impl Run {
                 Ok((restored, began)) => self.restored(&restored, began, lookup),
                 Err(reason) => {
                     self.inherited.mask.set();
-                    let start =
-                        if entry_is_fine(&reason) { Start::Plain } else { Start::Captured(lookup) };
+                    let start = if entry_is_fine(&reason) {
+                        lookup.save_digests();
+                        Start::Plain
+                    } else {
+                        Start::Captured(lookup)
+                    };
                     self.refuse(reason.to_string(), start)
                 }
             },
             Found::Unusable(reason) => self.refuse(reason, Start::Captured(lookup)),
-            Found::Nothing(reason) => {
-                self.herald.detail(&format!("started cold: {reason}"));
-                self.status.reason = Some(reason);
+            Found::Nothing => {
+                self.tell_miss(&lookup);
                 match self.options.policy {
                     Policy::RequireWarm => self.require_warm(),
                     _ => self.start(Start::Captured(lookup)),
                 }
+            }
+        }
+    }
+
+    fn tell_miss(&mut self, lookup: &Lookup) {
+        let reason = match self.options.policy {
+            Policy::Refresh => "asked to capture anew",
+            _ => "no entry yet",
+        };
+        self.status.reason = Some(reason.to_owned());
+        if !self.herald.is_quiet() {
+            self.herald.detail(&format!("started cold: {reason} ({})", lookup.id()));
+            for difference in lookup.differences() {
+                self.herald.detail(&difference);
             }
         }
     }
@@ -141,7 +166,7 @@ impl Run {
         restored.map(|restored| (restored, began))
     }
 
-    fn restored(mut self, restored: &Restored, began: Instant, mut lookup: Box<Lookup>) -> u8 {
+    fn restored(mut self, restored: &Restored, began: Instant, lookup: Box<Lookup>) -> u8 {
         self.status.outcome = Outcome::Restored;
         self.status.engine = Some("native");
         self.status.pids = Some("set-tid");
@@ -154,7 +179,7 @@ impl Run {
         self.herald.detail(&format!("restored {} as pid {}", lookup.id(), restored.pid));
         let notify = lookup
             .notify()
-            .and_then(|(path, notified)| probing::renotify(path, notified, &self.command));
+            .and_then(|notify| probing::renotify(&notify.path, notify.notified, &self.command));
         lookup.finish_hit();
         stdio::let_go(&self.passed, self.herald.is_quiet());
         match Relay::new(restored.pid, Tap::default(), notify) {
@@ -246,6 +271,7 @@ impl Run {
         // A warmup's output goes to our stderr.
         let quiet = self.herald.is_quiet() && self.options.warmup.is_empty();
         stdio::let_go(&self.passed, quiet);
+        lookup.save_digests();
 
         if let Some(notify) = &notify {
             lookup.set_notify(notify.path());
