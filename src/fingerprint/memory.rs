@@ -159,6 +159,11 @@ impl DigestMemory {
         self.answered.clear();
     }
 
+    /// Returns what was answered for a path since the last [`Self::refresh`].
+    pub fn answered(&self, path: &Path) -> Option<Known> {
+        self.answered.get(path).copied()
+    }
+
     /// Returns the digest of a regular file, which is read only if it is not
     /// remembered.
     ///

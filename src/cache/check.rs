@@ -1,0 +1,242 @@
+//! Whether an entry is as it was captured, and what it was captured from too.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::entry::Entry;
+use super::meta::{Content, Dependency, ImageFile};
+use super::{Cache, CacheError};
+use crate::fingerprint::{Digest, DigestMemory, FileIdentity, hash_file};
+
+/// The first thing that is not as it was: a reason to start cold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stale {
+    /// A file of the image is not there.
+    #[error("{0} is missing from the image")]
+    Missing(String),
+    /// A file of the image has another length.
+    #[error("{name} of the image has {now} bytes, not {then}")]
+    OtherSize {
+        /// The file's name.
+        name: String,
+        /// The bytes it had.
+        then: u64,
+        /// The bytes it has.
+        now: u64,
+    },
+    /// A file of the image has another content.
+    #[error("{0} of the image is damaged")]
+    Damaged(String),
+    /// Something else is in the entry.
+    #[error("{0} does not belong to the image")]
+    Extra(String),
+    /// A file that the image was made from is not there.
+    #[error("{} is missing", .0.display())]
+    DependencyMissing(PathBuf),
+    /// A file that the image was made from is another one now.
+    #[error("{} changed", .0.display())]
+    DependencyChanged(PathBuf),
+    /// The machine was started anew.
+    #[error("the image is from before the last boot")]
+    OtherBoot,
+    /// Something could not be looked at.
+    #[error("cannot read {}: {reason}", path.display())]
+    Unreadable {
+        /// What it was.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What a check relies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// A file whose identity is the same has the same content.
+    Identities,
+    /// Everything is read.
+    Nothing,
+}
+
+impl Cache {
+    /// Checks that every file of an entry, and every file that it depends on,
+    /// is as it was at the capture. A file that has not been touched since
+    /// costs one `stat`; any other is read.
+    ///
+    /// `boot_id` is the present boot's, to refuse an image of an earlier one,
+    /// whose clocks would be ahead; `None` if it is restored with clocks of
+    /// its own.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn verify(
+        &self,
+        entry: &Entry,
+        digests: &mut DigestMemory,
+        boot_id: Option<&str>,
+    ) -> Result<(), Stale> {
+        if boot_id.is_some_and(|boot_id| boot_id != entry.meta().boot_id) {
+            return Err(Stale::OtherBoot);
+        }
+        check_image(entry, digests, Trust::Identities)?;
+        entry
+            .meta()
+            .dependencies
+            .iter()
+            .try_for_each(|dependency| check_dependency(dependency, digests, Trust::Identities))
+    }
+
+    /// Checks the same by reading everything, whatever is remembered.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn verify_contents(&self, entry: &Entry) -> Result<(), Stale> {
+        let digests = &mut DigestMemory::empty();
+        check_image(entry, digests, Trust::Nothing)?;
+        entry
+            .meta()
+            .dependencies
+            .iter()
+            .try_for_each(|dependency| check_dependency(dependency, digests, Trust::Nothing))
+    }
+}
+
+fn check_image(entry: &Entry, digests: &mut DigestMemory, trust: Trust) -> Result<(), Stale> {
+    let dir = entry.image_dir();
+    check_names(entry.dir(), ["meta", "image"].map(OsString::from).into())?;
+    let names = entry.meta().files.iter().map(|file| OsString::from(&file.name)).collect();
+    check_names(&dir, names)?;
+    entry.meta().files.iter().try_for_each(|file| check_file(&dir, file, digests, trust))
+}
+
+/// Checks that a directory has exactly these names.
+fn check_names(dir: &Path, mut names: HashSet<OsString>) -> Result<(), Stale> {
+    let unreadable =
+        |error: io::Error| Stale::Unreadable { path: dir.to_owned(), reason: error.to_string() };
+    for entry in fs::read_dir(dir).map_err(unreadable)? {
+        let name = entry.map_err(unreadable)?.file_name();
+        if !names.remove(&name) {
+            return Err(Stale::Extra(name.to_string_lossy().into_owned()));
+        }
+    }
+    match names.into_iter().min() {
+        Some(missing) => Err(Stale::Missing(missing.to_string_lossy().into_owned())),
+        None => Ok(()),
+    }
+}
+
+fn check_file(
+    dir: &Path,
+    file: &ImageFile,
+    digests: &mut DigestMemory,
+    trust: Trust,
+) -> Result<(), Stale> {
+    let path = dir.join(&file.name);
+    let metadata = fs::symlink_metadata(&path).map_err(|_| Stale::Missing(file.name.clone()))?;
+    if !metadata.is_file() {
+        return Err(Stale::Damaged(file.name.clone()));
+    }
+    if metadata.len() != file.size {
+        let name = file.name.clone();
+        return Err(Stale::OtherSize { name, then: file.size, now: metadata.len() });
+    }
+    let known = file.identity.filter(|_| trust == Trust::Identities);
+    match has_content(&path, &metadata, known, file.sha256, digests, trust) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Stale::Damaged(file.name.clone())),
+        Err(error) => Err(Stale::Unreadable { path, reason: error.to_string() }),
+    }
+}
+
+fn check_dependency(
+    dependency: &Dependency,
+    digests: &mut DigestMemory,
+    trust: Trust,
+) -> Result<(), Stale> {
+    let path = &dependency.path;
+    // The fingerprint has just looked at some of them.
+    if let (Trust::Identities, Content::File { sha256, .. }, Some(known)) =
+        (trust, &dependency.content, digests.answered(path))
+    {
+        let same = known.digest == *sha256;
+        return if same { Ok(()) } else { Err(Stale::DependencyChanged(path.clone())) };
+    }
+    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            Stale::DependencyMissing(path.clone())
+        }
+        _ => Stale::Unreadable { path: path.clone(), reason: error.to_string() },
+    })?;
+    let same = match &dependency.content {
+        Content::Anything => true,
+        Content::Special { kind_bits, device } => (*kind_bits, *device) == special(&metadata),
+        Content::File { size, .. } if !metadata.is_file() || metadata.len() != *size => false,
+        Content::File { sha256, identity, .. } => {
+            has_content(path, &metadata, *identity, *sha256, digests, trust).map_err(|error| {
+                Stale::Unreadable { path: path.clone(), reason: error.to_string() }
+            })?
+        }
+    };
+    if same { Ok(()) } else { Err(Stale::DependencyChanged(path.clone())) }
+}
+
+/// Tells whether a file has a content, reading it only if it must.
+fn has_content(
+    path: &Path,
+    metadata: &Metadata,
+    known: Option<FileIdentity>,
+    content: Digest,
+    digests: &mut DigestMemory,
+    trust: Trust,
+) -> io::Result<bool> {
+    let identity = FileIdentity::new(metadata);
+    match trust {
+        Trust::Nothing => Ok(hash_file(path)?.digest == content),
+        Trust::Identities if known == Some(identity) => Ok(true),
+        Trust::Identities => Ok(digests.identified(path, identity)?.digest == content),
+    }
+}
+
+fn special(metadata: &Metadata) -> (u32, u64) {
+    (metadata.mode() & libc::S_IFMT, metadata.rdev())
+}
+
+/// Records what a dependency is now.
+///
+/// `captured_ns` is when the program was frozen, in ns since 1970: a file that
+/// was changed later may not be the one that the image was made from.
+///
+/// # Errors
+/// If it changed since, is gone or cannot be read.
+pub(super) fn record(
+    path: &Path,
+    captured_ns: i64,
+    digests: &mut DigestMemory,
+) -> Result<Dependency, CacheError> {
+    let gone = |_| CacheError::DependencyChanged(path.to_owned());
+    let metadata = fs::metadata(path).map_err(gone)?;
+    let content = if !metadata.is_file() {
+        let (kind_bits, device) = special(&metadata);
+        match kind_bits {
+            libc::S_IFDIR => Content::Anything,
+            _ => Content::Special { kind_bits, device },
+        }
+    } else if path.starts_with("/proc") || path.starts_with("/sys") {
+        Content::Anything
+    } else {
+        let known = digests.file(path).map_err(CacheError::io("read", path))?;
+        if known.identity.ctime_ns > captured_ns {
+            return Err(CacheError::DependencyChanged(path.to_owned()));
+        }
+        Content::File {
+            size: known.identity.size,
+            sha256: known.digest,
+            identity: known.settled.then_some(known.identity),
+        }
+    };
+    Ok(Dependency { path: path.to_owned(), content })
+}

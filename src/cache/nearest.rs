@@ -1,0 +1,45 @@
+//! On a miss: which entry nearly fitted, and what kept it from fitting.
+
+use super::Cache;
+use super::entry::read_meta;
+use super::meta::EntryMeta;
+use crate::fingerprint::{Change, Fingerprint, Input, explain};
+
+/// Entries that are compared, at most.
+const ENTRIES_MAX: usize = 256;
+
+/// The entry of the same program with the fewest changes.
+#[derive(Debug, Clone)]
+pub struct Nearest {
+    /// The entry.
+    pub meta: EntryMeta,
+    /// What is different now.
+    pub changes: Vec<Change>,
+}
+
+impl Cache {
+    /// Finds the entry of the same program whose inputs differ the least.
+    /// Reads all entries' metadata: for explanations, not for the hit path.
+    pub fn nearest(&self, fingerprint: &Fingerprint) -> Option<Nearest> {
+        let program = program(&fingerprint.inputs)?;
+        self.ids()
+            .ok()?
+            .into_iter()
+            .filter(|id| *id != fingerprint.id)
+            .take(ENTRIES_MAX)
+            .filter_map(|id| {
+                let decoded = read_meta(&self.entry_dir(&id), &id).ok()?;
+                let inputs = decoded.inputs().ok()?;
+                let is_same = self::program(&inputs)? == program;
+                let changes = is_same.then(|| explain(&inputs, &fingerprint.inputs))?;
+                Some(Nearest { meta: decoded.meta, changes })
+            })
+            .min_by_key(|nearest| (nearest.changes.len(), std::cmp::Reverse(nearest.meta.created)))
+    }
+}
+
+/// Returns what the command was called as.
+fn program(inputs: &[Input]) -> Option<&str> {
+    let first = inputs.iter().find(|input| input.label == "argument 0")?;
+    first.shown.rsplit('/').next()
+}
