@@ -1,4 +1,24 @@
 //! One run of a command: hit, restore; miss, cold start and capture.
+//!
+//! There are three ways to start the program. *Restored*, it is our child and
+//! we relay signals and its exit status. *Cold with a capture*, it is our
+//! child as well, started as a plain exec would start it. *Plain*, it takes
+//! our place by `execve`, and nothing of us is left: that is what every run
+//! comes to for which there is nothing to capture.
+//!
+//! Everything up to the restore happens on one thread and in as few system
+//! calls as can be; what can wait is done after the program runs.
+
+mod capture;
+mod descriptors;
+mod hit;
+mod outcome;
+mod parts;
+mod probing;
+mod relay;
+mod run;
+mod spawn;
+mod stdio;
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -6,6 +26,7 @@ use std::time::Duration;
 
 use crate::command::Command;
 use crate::readiness::Probe;
+use crate::sys::signals;
 
 /// Where a program is captured (`--at`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +112,34 @@ pub struct Options {
 /// Runs the command and returns its exit status; does not return if the
 /// program was killed by a signal (we die by the same one) or is started by a
 /// plain `execve`.
-pub fn run(_command: Command, _options: Options) -> u8 {
-    0
+pub fn run(command: Command, options: Options) -> u8 {
+    run::Run::new(command, options).go()
 }
+
+/// Relays signals to a restored child until it ends, then ends like it: for
+/// callers that restore by themselves (`image restore`).
+///
+/// `blocked` is what [`block_signals`] returned before the restore.
+pub fn relay(program: i32, blocked: &BlockedSignals) -> u8 {
+    let _ = blocked;
+    match relay::Relay::new(program, stdio::Tap::default(), None) {
+        Ok(relay) => run::end_like(relay.run(None)),
+        Err(_) => OWN_FAILURE,
+    }
+}
+
+/// Proof that the signals which the relay handles are blocked.
+#[derive(Debug)]
+pub struct BlockedSignals(());
+
+/// Blocks the signals that the relay handles; to be called before
+/// [`crate::restore::native`].
+pub fn block_signals() -> BlockedSignals {
+    relay::handled().block();
+    // Ignored, it would make the kernel forget how our child ended.
+    signals::set_default(libc::SIGCHLD);
+    BlockedSignals(())
+}
+
+/// The exit status of a failure of warmstart itself.
+const OWN_FAILURE: u8 = 125;

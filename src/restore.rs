@@ -25,9 +25,11 @@ pub struct Request<'a> {
     /// Descriptors of ours above 2 that the program gets under the same
     /// number (`--keep-fd`).
     pub keep: &'a [RawFd],
-    /// Which of our 0, 1 and 2 the caller had closed.
-    pub closed: &'a [RawFd],
-    /// Signals that the caller ignores.
+    /// Which of our 0, 1 and 2 the caller had closed: the program does not
+    /// get them (they are open on `/dev/null` in this process).
+    pub closed_stdio: [bool; 3],
+    /// Signals that the caller had ignored (`nohup`): ignored in the program
+    /// as well, where it had left their default action.
     pub ignored: &'a [i32],
     /// How long the restore may take until its release.
     pub deadline: Duration,

@@ -7,7 +7,7 @@
 //! running as if nothing had happened.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -49,26 +49,43 @@ pub struct Capture<'a> {
     pub stdio: [StdioOrigin; 3],
     /// Descriptors above 2 that the program inherited from the caller: they
     /// are left out of the image.
-    pub inherited: &'a [RawFd],
+    pub inherited: &'a [(RawFd, FileId)],
     /// Descriptors of the caller that a restore passes on (`--keep-fd`).
     pub keep: &'a [RawFd],
     /// What happens to the program afterwards.
     pub after: After,
 }
 
+/// What tells one open file from another, as far as `fstat(2)` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    /// The device that it is on.
+    pub dev: u64,
+    /// Its inode there.
+    pub ino: u64,
+}
+
+impl FileId {
+    /// Returns the identity of a descriptor of this process.
+    pub fn of(fd: impl AsFd) -> nix::Result<Self> {
+        let stat = nix::sys::stat::fstat(fd)?;
+        Ok(Self { dev: stat.st_dev, ino: stat.st_ino })
+    }
+
+    /// Returns the identity of a descriptor of this process by its number.
+    pub fn numbered(fd: RawFd) -> std::io::Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let meta = fs::metadata(format!("/proc/self/fd/{fd}"))?;
+        Ok(Self { dev: meta.dev(), ino: meta.ino() })
+    }
+}
+
 /// Where a descriptor 0, 1 or 2 of the program came from. The one that still
 /// is what it was, and every duplicate of it, is the caller's at a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StdioOrigin {
-    /// This descriptor of ours was passed on.
-    Ours(RawFd),
-    /// A pipe or terminal that we made for the program, known by its inode.
-    Inode {
-        /// Its device.
-        dev: u64,
-        /// Its inode.
-        ino: u64,
-    },
+    /// A file that the program was given.
+    Given(FileId),
     /// It was closed.
     Closed,
     /// Not known: whatever the program has there now.

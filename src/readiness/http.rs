@@ -30,7 +30,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub(super) struct Http {
     url: Url,
     exchange: Option<Exchange>,
-    attempts: usize,
+    /// Which of the URL's addresses to ask.
+    address: usize,
     rest_until: Option<Instant>,
     /// The program's ends of our connections, those of failed attempts too.
     ends: Vec<u64>,
@@ -44,7 +45,7 @@ impl Http {
         Self {
             url,
             exchange: None,
-            attempts: 0,
+            address: 0,
             rest_until: None,
             ends: Vec::new(),
             answered: false,
@@ -84,7 +85,7 @@ impl Http {
                 self.why_not = format!("the program does not listen on port {port}");
                 return;
             }
-            match Exchange::begin(self.url.address(self.attempts), self.url.request(), now) {
+            match Exchange::begin(self.url.address(self.address), self.url.request(), now) {
                 Ok(exchange) => self.exchange = Some(exchange),
                 Err(errno) => return self.failed(now, errno.desc().to_owned()),
             }
@@ -108,6 +109,8 @@ impl Http {
             }
         }
         match progress {
+            // While it tries again, the last failure says more.
+            Progress::Pending if self.rest_until.is_some() => {}
             Progress::Pending => "no complete answer yet".clone_into(&mut self.why_not),
             Progress::Over(Ok(200..=499)) => {
                 self.exchange = None;
@@ -119,8 +122,10 @@ impl Http {
     }
 
     fn failed(&mut self, now: Instant, why_not: String) {
-        self.exchange = None;
-        self.attempts = self.attempts.wrapping_add(1);
+        // Whoever answers, if badly, is the one to ask again.
+        if !self.exchange.take().is_some_and(|exchange| exchange.is_answered()) {
+            self.address = self.address.wrapping_add(1);
+        }
         self.rest_until = Some(now + PAUSE);
         self.why_not = why_not;
     }

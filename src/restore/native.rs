@@ -57,6 +57,7 @@ pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
     }
     let kernel_areas = host::kernel_moves(&plan)
         .ok_or_else(|| unusable("the kernel's own memory areas are others than in the image"))?;
+    let closed: Vec<RawFd> = (0..).zip(request.closed_stdio).filter(|(_, closed)| *closed).map(|(fd, _)| fd).collect();
     let slots = Slots::open(request, &plan)?;
     let surroundings = Surroundings {
         parent: std::process::id() as i32,
@@ -65,7 +66,7 @@ pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
         exe: slots.exe.as_raw_fd(),
         signal: slots.signal.as_raw_fd(),
         callers: &slots.numbers(),
-        closed: request.closed,
+        closed: &closed,
         ignored: request.ignored,
         capabilities: privilege::of_a_cold_start(),
         nofile: slots.nofile.as_ref().map(|limit| limit.before),

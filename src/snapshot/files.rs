@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Capture, Refusal, StdioOrigin};
+use super::{Capture, FileId, Refusal, StdioOrigin};
 use crate::image::proto::{
     EventfdFileEntry, ExtFileEntry, FdTypes, FdinfoEntry, FileEntry, FileLockEntry, FownEntry,
     PipeEntry, RegFileEntry, SignalfdEntry, TimerfdEntry, TtyInfoEntry,
@@ -53,6 +53,7 @@ struct Descriptor {
     fd: RawFd,
     /// What `/proc/PID/fd/N` points to.
     target: PathBuf,
+    id: Option<FileId>,
     info: Info,
 }
 
@@ -78,7 +79,7 @@ pub fn read(capture: &Capture<'_>) -> Result<Files, Refusal> {
     for descriptor in &descriptors {
         let fd = descriptor.fd;
         let source = reader.source(descriptor, &descriptors)?;
-        if source.is_none() && reader.is_inherited(fd)? {
+        if source.is_none() && reader.is_inherited(descriptor, &descriptors)? {
             continue;
         }
         let candidates = seen.entry(descriptor.target.clone()).or_default();
@@ -172,7 +173,9 @@ fn list(pid: i32) -> Result<Vec<Descriptor>, Refusal> {
         };
         let target = fs::read_link(entry.path()).map_err(fail)?;
         let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).map_err(fail)?;
-        descriptors.push(Descriptor { fd, target, info: Info::parse(&text) });
+        let id = fs::metadata(entry.path()).ok();
+        let id = id.map(|meta| FileId { dev: meta.dev(), ino: meta.ino() });
+        descriptors.push(Descriptor { fd, target, id, info: Info::parse(&text) });
     }
     descriptors.sort_by_key(|descriptor| descriptor.fd);
     Ok(descriptors)
@@ -197,32 +200,24 @@ impl Reader<'_> {
         descriptor: &Descriptor,
         all: &[Descriptor],
     ) -> Result<Option<Source>, Refusal> {
-        let own = std::process::id() as i32;
-        let fd = descriptor.fd;
-        for keep in self.capture.keep {
-            if same(own, *keep, self.pid, fd)? {
-                return Ok(Some(Source::Kept(*keep)));
+        for (kept, id) in self.capture.inherited {
+            let is_kept = self.capture.keep.contains(kept);
+            if is_kept && self.comes_from(descriptor, *kept, *id, all)? {
+                return Ok(Some(Source::Kept(*kept)));
             }
         }
         let mut matches = [false; 3];
         for (index, origin) in self.capture.stdio.iter().enumerate() {
+            let number = index as RawFd;
             matches[index] = match origin {
                 StdioOrigin::Closed => false,
-                StdioOrigin::Ours(ours) => same(own, *ours, self.pid, fd)?,
-                StdioOrigin::Inode { dev, ino } => {
-                    let meta = fs::metadata(format!("/proc/{}/fd/{fd}", self.pid));
-                    meta.is_ok_and(|meta| meta.dev() == *dev && meta.ino() == *ino)
-                }
-                StdioOrigin::Programs => {
-                    let theirs = index as RawFd;
-                    fd == theirs
-                        || all.iter().any(|open| open.fd == theirs)
-                            && same(self.pid, theirs, self.pid, fd)?
-                }
+                StdioOrigin::Given(id) => self.comes_from(descriptor, number, *id, all)?,
+                StdioOrigin::Programs => self.shares(descriptor, number, all)?,
             };
         }
         // One description can stand behind all three: the number decides, then
         // whether it is for writing.
+        let fd = descriptor.fd;
         let number = usize::try_from(fd).ok().filter(|fd| *fd < 3 && matches[*fd]);
         let writes = descriptor.info.flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32;
         let order = if writes { [1, 2, 0] } else { [0, 1, 2] };
@@ -230,11 +225,50 @@ impl Reader<'_> {
         Ok(chosen.map(|index| Source::Stdio(index as u8)))
     }
 
+    /// Returns whether a descriptor is what the program was given as `number`:
+    /// that very one, or a duplicate. Once the program has put something else
+    /// there, a duplicate is known only by its inode, which says enough for
+    /// pipes, sockets and terminals; other files the program may have opened
+    /// itself.
+    fn comes_from(
+        &self,
+        descriptor: &Descriptor,
+        number: RawFd,
+        given: FileId,
+        all: &[Descriptor],
+    ) -> Result<bool, Refusal> {
+        if descriptor.fd == number {
+            return Ok(descriptor.id == Some(given));
+        }
+        let there = all.iter().find(|open| open.fd == number);
+        if there.is_some_and(|there| there.id == Some(given)) {
+            return same(self.pid, number, self.pid, descriptor.fd);
+        }
+        let target = descriptor.target.as_os_str().as_bytes();
+        let telling = target.starts_with(b"pipe:[")
+            || target.starts_with(b"socket:[")
+            || tty::is_terminal(&descriptor.target);
+        Ok(telling && descriptor.id == Some(given))
+    }
+
+    /// Returns whether a descriptor is the program's `number` or a duplicate.
+    fn shares(
+        &self,
+        descriptor: &Descriptor,
+        number: RawFd,
+        all: &[Descriptor],
+    ) -> Result<bool, Refusal> {
+        if descriptor.fd == number {
+            return Ok(true);
+        }
+        let open = all.iter().any(|open| open.fd == number);
+        Ok(open && same(self.pid, number, self.pid, descriptor.fd)?)
+    }
+
     /// Returns whether the program inherited the descriptor from the caller.
-    fn is_inherited(&self, fd: RawFd) -> Result<bool, Refusal> {
-        let own = std::process::id() as i32;
-        for ours in self.capture.inherited {
-            if same(own, *ours, self.pid, fd)? {
+    fn is_inherited(&self, descriptor: &Descriptor, all: &[Descriptor]) -> Result<bool, Refusal> {
+        for (number, id) in self.capture.inherited {
+            if self.comes_from(descriptor, *number, *id, all)? {
                 return Ok(true);
             }
         }

@@ -1,0 +1,328 @@
+//! The key of a command, its entry, and the entry that is to be.
+//!
+//! What the launcher asks of fingerprint and cache goes through here. Order
+//! matters on the way to a restore: nothing is written, and nothing is
+//! computed that only a miss needs.
+
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::probing::chain;
+use super::{Options, Policy};
+use crate::cache::{Cache, CacheError, CaptureLock, Entry, NewEntry, Staging};
+use crate::command::Command;
+use crate::fingerprint::{
+    self, DigestMemory, Fingerprint, FingerprintError, Host, Scope, Stream, explain,
+};
+use crate::restore::{self, CannotRestore, Restored};
+use crate::snapshot::Snapshot;
+
+/// How long a restore may take until its release: it takes milliseconds, and
+/// with a page file on a cold disk, tenths of a second.
+const DEADLINE: Duration = Duration::from_secs(3);
+
+/// The file of an image that holds [`Notify`].
+const NOTIFY_FILE: &str = "notify.json";
+
+/// Why there is no key to look for.
+#[derive(Debug, thiserror::Error)]
+pub enum NoLookup {
+    /// The program cannot be started: its start will say so.
+    #[error("there is no such program")]
+    NoProgram,
+    /// Nothing is to be captured, and nothing has been.
+    #[error("there is no cache yet")]
+    NoCache,
+    /// The cache cannot be used.
+    #[error("the cache cannot be used")]
+    Cache(#[from] CacheError),
+    /// An input cannot be read.
+    #[error("no fingerprint")]
+    Fingerprint(#[source] FingerprintError),
+}
+
+/// What is under a key.
+#[derive(Debug)]
+pub enum Found {
+    /// An entry that may be used; the lookup holds it.
+    Entry,
+    /// Nothing.
+    Nothing,
+    /// An entry that is to be replaced: why.
+    Unusable(String),
+}
+
+/// The socket that a captured program notifies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notify {
+    /// The path in its environment.
+    pub path: PathBuf,
+    /// Whether it had said READY=1.
+    pub notified: bool,
+}
+
+/// The key of a command, and what is held under it.
+#[derive(Debug)]
+pub struct Lookup {
+    cache: Cache,
+    command: Command,
+    scope: Scope,
+    host: Host,
+    digests: DigestMemory,
+    fingerprint: Fingerprint,
+    entry: Option<Entry>,
+    claim: Option<CaptureLock>,
+    notify: Option<PathBuf>,
+    point: &'static str,
+}
+
+/// Computes the key of a command.
+pub fn look_up(
+    command: &Command,
+    options: &Options,
+    closed_stdio: [bool; 3],
+) -> Result<Lookup, NoLookup> {
+    let cache = match options.policy {
+        Policy::Auto | Policy::Refresh => Cache::open(&options.cache_dir)?,
+        Policy::NoCapture | Policy::RequireWarm => {
+            Cache::open_existing(&options.cache_dir)?.ok_or(NoLookup::NoCache)?
+        }
+    };
+    let mut host = Host::current();
+    for (stream, closed) in host.streams.iter_mut().zip(closed_stdio) {
+        if closed {
+            *stream = Stream::Closed;
+        }
+    }
+    let scope = scope(options);
+    let mut digests = cache.digests();
+    let fingerprint =
+        fingerprint::of(command, &scope, &host, &mut digests).map_err(|error| match error {
+            FingerprintError::NotFound(_) | FingerprintError::NotExecutable { .. } => {
+                NoLookup::NoProgram
+            }
+            error => NoLookup::Fingerprint(error),
+        })?;
+    Ok(Lookup {
+        cache,
+        command: command.clone(),
+        scope,
+        host,
+        digests,
+        fingerprint,
+        entry: None,
+        claim: None,
+        notify: None,
+        point: "ready",
+    })
+}
+
+/// Returns what the options add to the fingerprint: an image made under other
+/// conditions is another image.
+fn scope(options: &Options) -> Scope {
+    let mut settings = vec![("capture point".to_owned(), "ready".to_owned())];
+    // As lists, so that two commands never read like one.
+    if !options.ready.is_empty() {
+        let probes: Vec<String> = options.ready.iter().map(ToString::to_string).collect();
+        settings.push(("--ready".to_owned(), format!("{probes:?}")));
+    }
+    if !options.warmup.is_empty() {
+        settings.push(("--warmup".to_owned(), format!("{:?}", options.warmup)));
+    }
+    if !options.keep.is_empty() {
+        let mut keep = options.keep.clone();
+        keep.sort_unstable();
+        keep.dedup();
+        settings.push(("--keep-fd".to_owned(), format!("{keep:?}")));
+    }
+    Scope {
+        inputs: options.inputs.clone(),
+        ignore_env: options.ignore_env.clone(),
+        settings,
+        outputs: options.status_file.iter().cloned().collect(),
+    }
+}
+
+impl Lookup {
+    /// Returns the id of the entry, there or to be.
+    pub fn id(&self) -> String {
+        self.fingerprint.id.to_string()
+    }
+
+    /// Looks for the entry and takes hold of it.
+    pub fn find(&mut self) -> Found {
+        let entry = match self.cache.lookup(&self.fingerprint.id) {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return Found::Nothing,
+            Err(error) => return Found::Unusable(chain(&error)),
+        };
+        match self.cache.verify(&entry, &mut self.digests, Some(&self.host.boot_id)) {
+            Ok(()) => {
+                self.entry = Some(entry);
+                Found::Entry
+            }
+            Err(stale) => Found::Unusable(stale.to_string()),
+        }
+    }
+
+    /// Says what is different from the entry that comes closest, one line for
+    /// each difference.
+    pub fn differences(&self) -> Vec<String> {
+        let nearest = self.cache.nearest(&self.fingerprint);
+        nearest.into_iter().flat_map(|nearest| nearest.changes).map(|c| c.to_string()).collect()
+    }
+
+    /// Restores the entry that was found.
+    pub fn restore(
+        &self,
+        keep: &[RawFd],
+        ignored: &[i32],
+        closed_stdio: [bool; 3],
+    ) -> Result<Restored, CannotRestore> {
+        let Some(entry) = &self.entry else {
+            return Err(CannotRestore::Unusable("there is no entry".into()));
+        };
+        let dir = entry.image_dir();
+        restore::native(&restore::Request {
+            dir: &dir,
+            keep,
+            closed_stdio,
+            ignored,
+            deadline: DEADLINE,
+        })
+    }
+
+    /// Returns the socket that the program in the entry notifies, if any.
+    pub fn notify(&self) -> Option<Notify> {
+        let entry = self.entry.as_ref()?;
+        entry.meta().files.iter().find(|file| file.name == NOTIFY_FILE)?;
+        let text = std::fs::read(entry.image_dir().join(NOTIFY_FILE)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Does what a hit leaves to do once the program runs.
+    pub fn finish_hit(mut self) {
+        self.cache.note_use(&self.fingerprint.id);
+        self.save_digests();
+    }
+
+    /// Writes down what files have been hashed; that this fails only costs the
+    /// next run the same work.
+    pub fn save_digests(&mut self) {
+        let _ = self.cache.save_digests(&mut self.digests);
+    }
+
+    /// Takes the right to capture the command; the error says why not.
+    pub fn claim(&mut self) -> Result<(), String> {
+        // Held, it could not be replaced.
+        self.entry = None;
+        match self.cache.lock_capture(&self.fingerprint.id) {
+            Ok(Some(claim)) => {
+                self.claim = Some(claim);
+                Ok(())
+            }
+            Ok(None) => Err("another run is capturing this command".into()),
+            Err(error) => Err(chain(&error)),
+        }
+    }
+
+    /// Tells which socket the program notifies.
+    pub fn set_notify(&mut self, path: &Path) {
+        self.notify = Some(path.to_owned());
+    }
+
+    /// Makes a place for the new entry.
+    pub fn draft(&self) -> Result<Draft, String> {
+        let staging = self.cache.stage().map_err(|error| chain(&error))?;
+        Ok(Draft {
+            image_dir: staging.image_dir(),
+            staging,
+            cache: self.cache.clone(),
+            command: self.command.clone(),
+            scope: self.scope.clone(),
+            host: self.host.clone(),
+            fingerprint: self.fingerprint.clone(),
+            notify: self.notify.clone(),
+            point: self.point,
+        })
+    }
+
+    /// Remembers why the command cannot be captured.
+    pub fn note_refusal(&self, reason: &str) {
+        // Nobody depends on the note.
+        let _ = self.cache.note_refusal(&self.fingerprint.id, &self.command, reason);
+    }
+}
+
+/// An entry in the making; gone when dropped.
+#[derive(Debug)]
+pub struct Draft {
+    staging: Staging,
+    image_dir: PathBuf,
+    cache: Cache,
+    command: Command,
+    scope: Scope,
+    host: Host,
+    fingerprint: Fingerprint,
+    notify: Option<PathBuf>,
+    point: &'static str,
+}
+
+impl Draft {
+    /// Returns the directory for the image.
+    pub fn image_dir(&self) -> &Path {
+        &self.image_dir
+    }
+
+    /// Makes the entry; `captured_at` is no later than the freeze.
+    pub fn commit(
+        self,
+        snapshot: &Snapshot,
+        captured_at: SystemTime,
+        notified: bool,
+    ) -> Result<(), String> {
+        let mut digests = self.cache.digests();
+        self.check_inputs(&mut digests)?;
+        if let Some(path) = self.notify {
+            let notify = Notify { path, notified };
+            let write = serde_json::to_vec(&notify)
+                .map_err(std::io::Error::from)
+                .and_then(|text| std::fs::write(self.image_dir.join(NOTIFY_FILE), text));
+            write.map_err(|error| format!("cannot write {NOTIFY_FILE}: {error}"))?;
+        }
+        let new = NewEntry {
+            fingerprint: &self.fingerprint,
+            command: &self.command,
+            dependencies: &snapshot.dependencies,
+            captured_at,
+            boot_id: &self.host.boot_id,
+            kernel: &self.host.kernel,
+            engine: "native",
+            capture_point: self.point,
+            pid: snapshot.pid,
+            threads: snapshot.threads,
+            len_pages: snapshot.len_pages,
+            page_mode: snapshot.page_mode,
+            freeze: snapshot.freeze,
+        };
+        self.staging.commit(&new, &mut digests).map_err(|error| chain(&error))?;
+        let _ = self.cache.save_digests(&mut digests);
+        Ok(())
+    }
+
+    /// Refuses if an input has changed since the key was computed: the program
+    /// may have started from the new one.
+    fn check_inputs(&self, digests: &mut DigestMemory) -> Result<(), String> {
+        let now = fingerprint::of(&self.command, &self.scope, &self.host, digests)
+            .map_err(|error| format!("its inputs changed while it started: {}", chain(&error)))?;
+        if now.id == self.fingerprint.id {
+            return Ok(());
+        }
+        let changes = explain(&self.fingerprint.inputs, &now.inputs);
+        let first = changes.first().map(ToString::to_string).unwrap_or_default();
+        Err(format!("its inputs changed while it started: {first}"))
+    }
+}

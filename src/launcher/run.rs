@@ -1,0 +1,355 @@
+//! The course of one run.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Instant;
+
+use super::capture::Capture;
+use super::hit::{Found, Lookup, NoLookup};
+use super::outcome::{Herald, Outcome, Status, ms};
+use super::parts::Native;
+use super::probing::{self, Probing};
+use super::relay::{self, Ending, Relay};
+use super::stdio::{self, Tap};
+use super::{OWN_FAILURE, Options, Policy, descriptors, hit, spawn};
+use crate::command::Command;
+use crate::readiness::{Probe, Started, Target};
+use crate::restore::{CannotRestore, Restored};
+use crate::snapshot::{FileId, StdioOrigin};
+use crate::sys::process::{self, Inherited, SpawnError};
+use crate::sys::{self, signals};
+
+/// Signals that a caller may have ignored for the program, as `nohup(1)` and
+/// shells do; asking about all of them would cost a call each.
+const IGNORABLE: [i32; 12] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGTERM,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGXFSZ,
+    libc::SIGWINCH,
+];
+
+/// One run of a command.
+pub struct Run {
+    command: Command,
+    options: Options,
+    /// Signals and standard descriptors as the caller gave them.
+    inherited: Inherited,
+    /// The caller's descriptors above 2, those of `--keep-fd` included.
+    passed: Vec<RawFd>,
+    herald: Herald,
+    status: Status,
+}
+
+/// How a cold start is to be done.
+enum Start {
+    /// By `execve` in our place.
+    Plain,
+    /// As a child that is captured.
+    Captured(Box<Lookup>),
+}
+
+impl Run {
+    /// Takes stock of what the caller gave us.
+    pub fn new(command: Command, options: Options) -> Self {
+        let herald = Herald::new(options.verbosity, options.status_file.clone());
+        let inherited = Inherited::now();
+        Self { command, options, inherited, passed: Vec::new(), herald, status: Status::cold() }
+    }
+
+    /// Runs; returns the exit status, if there is a process left to have one.
+    pub fn go(mut self) -> u8 {
+        match sys::descriptors::inheritable() {
+            Ok(passed) => self.passed = passed,
+            // Without /proc nothing can be said about the descriptors.
+            Err(error) => {
+                return self.refuse(format!("cannot list /proc/self/fd: {error}"), Start::Plain);
+            }
+        }
+        let open = |fd: &RawFd| *fd < 3 || self.passed.contains(fd);
+        if let Some(fd) = self.options.keep.iter().find(|fd| **fd < 0 || !open(fd)) {
+            self.herald.fail(&format!("--keep-fd {fd}: descriptor {fd} is not open"));
+            return OWN_FAILURE;
+        }
+        if let Some(reason) = self.reason_for_plain() {
+            self.herald.detail(&format!("neither restored nor captured: {reason}"));
+            self.status.reason = Some(reason);
+            return match self.options.policy {
+                Policy::RequireWarm => self.require_warm(),
+                _ => self.start(Start::Plain),
+            };
+        }
+        match hit::look_up(&self.command, &self.options, self.inherited.closed_stdio) {
+            Ok(lookup) => self.looked_up(Box::new(lookup)),
+            // There is nothing to restore, or the start will say what is wrong.
+            Err(reason @ (NoLookup::NoCache | NoLookup::NoProgram)) => {
+                self.status.reason = Some(reason.to_string());
+                match (self.options.policy, reason) {
+                    (Policy::RequireWarm, NoLookup::NoCache) => self.require_warm(),
+                    _ => self.start(Start::Plain),
+                }
+            }
+            Err(reason) => self.refuse(probing::chain(&reason), Start::Plain),
+        }
+    }
+
+    fn reason_for_plain(&self) -> Option<String> {
+        let unkept: Vec<_> =
+            self.passed.iter().copied().filter(|fd| !self.options.keep.contains(fd)).collect();
+        descriptors::reason_for_plain(&self.command, &unkept, std::process::id())
+    }
+
+    fn looked_up(mut self, mut lookup: Box<Lookup>) -> u8 {
+        self.status.entry = Some(lookup.id());
+        let found = match self.options.policy {
+            Policy::Refresh => Found::Nothing,
+            _ => lookup.find(),
+        };
+        self.status.timings_ms.lookup = ms(sys::start::age());
+        match found {
+            Found::Entry => match self.restore(&lookup) {
+                Ok((restored, began)) => self.restored(&restored, began, lookup),
+                Err(reason) => {
+                    self.inherited.mask.set();
+                    let start = if entry_is_fine(&reason) {
+                        lookup.save_digests();
+                        Start::Plain
+                    } else {
+                        Start::Captured(lookup)
+                    };
+                    self.refuse(reason.to_string(), start)
+                }
+            },
+            Found::Unusable(reason) => self.refuse(reason, Start::Captured(lookup)),
+            Found::Nothing => {
+                self.tell_miss(&lookup);
+                match self.options.policy {
+                    Policy::RequireWarm => self.require_warm(),
+                    _ => self.start(Start::Captured(lookup)),
+                }
+            }
+        }
+    }
+
+    fn tell_miss(&mut self, lookup: &Lookup) {
+        let reason = match self.options.policy {
+            Policy::Refresh => "asked to capture anew",
+            _ => "no entry yet",
+        };
+        self.status.reason = Some(reason.to_owned());
+        if !self.herald.is_quiet() {
+            self.herald.detail(&format!("started cold: {reason} ({})", lookup.id()));
+            for difference in lookup.differences() {
+                self.herald.detail(&difference);
+            }
+        }
+    }
+
+    fn restore(&mut self, lookup: &Lookup) -> Result<(Restored, Instant), CannotRestore> {
+        let mut ignored = Vec::new();
+        ignored.extend(IGNORABLE.into_iter().filter(|&signal| signals::is_ignored(signal)));
+        if self.inherited.sigpipe_ignored {
+            ignored.push(libc::SIGPIPE);
+        }
+        if self.inherited.sigchld_ignored {
+            ignored.push(libc::SIGCHLD);
+        }
+        self.block_signals();
+        let began = Instant::now();
+        let restored = lookup.restore(&self.options.keep, &ignored, self.inherited.closed_stdio);
+        self.status.timings_ms.restore = ms(began.elapsed());
+        restored.map(|restored| (restored, began))
+    }
+
+    fn restored(mut self, restored: &Restored, began: Instant, lookup: Box<Lookup>) -> u8 {
+        self.status.outcome = Outcome::Restored;
+        self.status.engine = Some("native");
+        self.status.pids = Some("set-tid");
+        self.status.app_pid = restored.app_pid;
+        self.status.timings_ms.lookup += ms(restored.before_clone);
+        self.status.timings_ms.restore = ms(restored.total.saturating_sub(restored.before_clone));
+        self.status.timings_ms.total =
+            ms(sys::start::age().saturating_sub(began.elapsed()) + restored.total);
+        self.herald.record(&self.status);
+        self.herald.detail(&format!("restored {} as pid {}", lookup.id(), restored.pid));
+        let notify = lookup
+            .notify()
+            .and_then(|notify| probing::renotify(&notify.path, notify.notified, &self.command));
+        lookup.finish_hit();
+        stdio::let_go(&self.passed, self.herald.is_quiet());
+        match Relay::new(restored.pid, Tap::default(), notify) {
+            Ok(relay) => end_like(relay.run(None)),
+            Err(error) => {
+                self.herald.fail(&format!("signalfd: {error}"));
+                OWN_FAILURE
+            }
+        }
+    }
+
+    /// Blocks what the relay handles, and sees that the kernel keeps our
+    /// child's status for us.
+    fn block_signals(&self) {
+        relay::handled().block();
+        if self.inherited.sigchld_ignored {
+            signals::set_default(libc::SIGCHLD);
+        }
+    }
+
+    /// Starts cold for a reason that is said, or does not.
+    fn refuse(mut self, reason: String, start: Start) -> u8 {
+        self.status.reason = Some(reason);
+        if self.options.policy == Policy::RequireWarm {
+            return self.require_warm();
+        }
+        let reason = self.status.reason.as_deref().unwrap_or_default();
+        self.herald.say(&format!("started cold: {reason}"));
+        self.start(start)
+    }
+
+    fn require_warm(self) -> u8 {
+        let reason = self.status.reason.as_deref().unwrap_or("no entry");
+        self.herald.fail(&format!("not restored, as --require-warm asks: {reason}"));
+        OWN_FAILURE
+    }
+
+    fn start(self, start: Start) -> u8 {
+        match start {
+            Start::Captured(mut lookup) if self.options.policy != Policy::NoCapture => {
+                match lookup.claim() {
+                    Ok(()) => self.start_captured(*lookup),
+                    Err(reason) => self.not_captured(reason),
+                }
+            }
+            _ => self.start_plain(),
+        }
+    }
+
+    fn start_plain(mut self) -> u8 {
+        let exec = match spawn::prepare(&self.command) {
+            Ok(exec) => exec,
+            Err(error) => return self.cannot_execute(&error.into()),
+        };
+        self.status.app_pid = std::process::id() as i32;
+        self.status.timings_ms.total = ms(sys::start::age());
+        self.herald.record(&self.status);
+        let error = exec.become_program(&self.inherited);
+        self.cannot_execute(&error)
+    }
+
+    fn start_captured(mut self, mut lookup: Lookup) -> u8 {
+        let mut command = self.command.clone();
+        let ready = &self.options.ready;
+        let notify = match probing::notify_socket(ready, &mut command, &self.options.cache_dir) {
+            Ok(notify) => notify,
+            Err(error) => return self.not_captured(probing::chain(&error)),
+        };
+        let exec = match spawn::prepare(&command) {
+            Ok(exec) => exec,
+            Err(error) => return self.cannot_execute(&error.into()),
+        };
+        let (tap, ends) = match self.tap() {
+            Ok(tap) => tap,
+            Err(error) => return self.not_captured(format!("cannot see its output: {error}")),
+        };
+        self.block_signals();
+        let started = Started::now();
+        let stdio = ends.each_ref().map(|end| end.as_ref().map(AsRawFd::as_raw_fd));
+        let pid = match process::spawn(exec, &self.inherited, stdio) {
+            Ok(pid) => pid,
+            Err(SpawnError::Exec(error)) => return self.cannot_execute(&error),
+            Err(error) => return self.not_captured(error.to_string()),
+        };
+        let origins = self.origins(&ends);
+        let passed = self.passed.iter().filter_map(|fd| Some((*fd, FileId::numbered(*fd).ok()?)));
+        let passed: Vec<_> = passed.collect();
+        drop(ends);
+        self.status.app_pid = pid;
+        self.status.timings_ms.total = ms(sys::start::age());
+        self.herald.record(&self.status);
+        // A warmup's output goes to our stderr.
+        let quiet = self.herald.is_quiet() && self.options.warmup.is_empty();
+        stdio::let_go(&self.passed, quiet);
+        lookup.save_digests();
+
+        if let Some(notify) = &notify {
+            lookup.set_notify(notify.path());
+        }
+        let target = Target { pid, started, cwd: self.command.cwd.clone() };
+        let parts = Native {
+            pid,
+            probing: Probing::new(ready, &self.options.warmup, &self.command, target, notify),
+            lookup: Some(lookup),
+            draft: None,
+            passed,
+            keep: self.options.keep.clone(),
+            stdio: origins,
+        };
+        let patience = self.options.capture_timeout;
+        let capture = Capture::new(Box::new(parts), patience, &self.herald, self.status.clone());
+        match Relay::new(pid, tap, None) {
+            Ok(relay) => end_like(relay.run(Some(capture))),
+            Err(error) => {
+                self.herald.fail(&format!("signalfd: {error}"));
+                OWN_FAILURE
+            }
+        }
+    }
+
+    /// Says what the program has as 0, 1 and 2, given the ends of a tap.
+    fn origins(&self, ends: &[Option<OwnedFd>; 3]) -> [StdioOrigin; 3] {
+        std::array::from_fn(|index| {
+            let id = match &ends[index] {
+                Some(end) => FileId::of(end).ok(),
+                None if self.inherited.closed_stdio[index] => None,
+                None => FileId::numbered(index as RawFd).ok(),
+            };
+            id.map_or(StdioOrigin::Closed, StdioOrigin::Given)
+        })
+    }
+
+    /// Starts plain, since a capture cannot even be tried.
+    fn not_captured(mut self, reason: String) -> u8 {
+        self.herald.detail(&format!("not captured: {reason}"));
+        self.status.reason = Some(reason);
+        self.start_plain()
+    }
+
+    /// Makes the tap that the probes ask for.
+    fn tap(&self) -> std::io::Result<(Tap, [Option<OwnedFd>; 3])> {
+        if self.options.ready.iter().any(|probe| matches!(probe, Probe::Log(_))) {
+            Tap::new(self.inherited.closed_stdio)
+        } else {
+            Ok((Tap::default(), [None, None, None]))
+        }
+    }
+
+    fn cannot_execute(&self, error: &std::io::Error) -> u8 {
+        self.herald.fail(&spawn::complaint(&self.command, error));
+        spawn::exit_status(error)
+    }
+}
+
+/// Whether an entry that was not restored may be restored next time.
+fn entry_is_fine(reason: &CannotRestore) -> bool {
+    match reason {
+        CannotRestore::PidTaken(_) | CannotRestore::NotPermitted | CannotRestore::Deadline(_) => {
+            true
+        }
+        CannotRestore::Unusable(_) | CannotRestore::Step { .. } => false,
+    }
+}
+
+/// Ends as the program ended: returns its exit status, or dies by its signal.
+pub fn end_like(ending: Ending) -> u8 {
+    match ending {
+        Ending::Exited(status) => status as u8,
+        Ending::Killed(signal) => process::die_by(signal),
+        Ending::Unknown => OWN_FAILURE,
+    }
+}

@@ -1,0 +1,129 @@
+//! File descriptors that are not ours to own: the ones a caller handed over.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+/// Whether the descriptor is open. Async-signal-safe.
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD takes no third argument and any number.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+/// Whether the descriptor is open and survives an `execve`.
+pub fn is_inheritable(fd: RawFd) -> bool {
+    // SAFETY: as above.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
+}
+
+/// Returns the descriptors above 2 that an `execve` would pass on, ascending.
+pub fn inheritable() -> io::Result<Vec<RawFd>> {
+    let dir = std::fs::File::open("/proc/self/fd")?;
+    let mut found = Vec::new();
+    // On the stack, so that a hit does not pay for fresh pages.
+    let mut buffer = [0u8; 2048];
+    loop {
+        // SAFETY: the buffer is ours and has the length given.
+        let read = unsafe {
+            libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer.as_mut_ptr(), buffer.len())
+        };
+        match read {
+            0 => break,
+            read if read < 0 => return Err(io::Error::last_os_error()),
+            read => numbers(&buffer[..read as usize], &mut found),
+        }
+    }
+    found.retain(|&fd| fd > 2 && is_inheritable(fd));
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Collects the names that are numbers out of a buffer of `linux_dirent64`
+/// (`getdents64(2)`: the record's length at offset 16, its name from 19).
+fn numbers(mut records: &[u8], found: &mut Vec<RawFd>) {
+    while let Some(&[low, high]) = records.get(16..18) {
+        let len = usize::from(u16::from_le_bytes([low, high]));
+        let Some(record) = records.get(..len).filter(|_| len > 19) else { return };
+        let name = record[19..].split(|&byte| byte == 0).next().unwrap_or_default();
+        if let Some(fd) = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok()) {
+            found.push(fd);
+        }
+        records = &records[len..];
+    }
+}
+
+/// Closes a descriptor that nothing in this process owns. Async-signal-safe.
+pub fn close(fd: RawFd) {
+    // SAFETY: the caller's descriptors are owned by no Rust value; closing
+    // a number that is not open is answered by EBADF.
+    unsafe { libc::close(fd) };
+}
+
+/// Makes `to` a duplicate of `from` that survives `execve`.
+/// Async-signal-safe.
+pub fn duplicate_onto(from: RawFd, to: RawFd) -> io::Result<()> {
+    if from == to {
+        // dup2 onto itself would leave close-on-exec set.
+        // SAFETY: F_SETFD takes an integer.
+        return match unsafe { libc::fcntl(from, libc::F_SETFD, 0) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        };
+    }
+    // SAFETY: dup2 takes two numbers; `to` is a standard descriptor, which no
+    // Rust value owns.
+    match unsafe { libc::dup2(from, to) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Whether two descriptors are the same open file description (`kcmp(2)`);
+/// `None` if the kernel does not say.
+pub fn same_description(one: RawFd, other: RawFd) -> Option<bool> {
+    const KCMP_FILE: i32 = 0;
+    let pid = std::process::id();
+    // SAFETY: kcmp takes five numbers.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_FILE, one, other) };
+    (order >= 0).then_some(order == 0)
+}
+
+/// Writes to a socket without waiting and without SIGPIPE (`send(2)`).
+pub fn send_now(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the buffer is valid for its length.
+    match unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) } {
+        sent if sent >= 0 => Ok(sent as usize),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_only_what_an_exec_passes_on() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(!inheritable().unwrap().contains(&file.as_raw_fd()));
+        // SAFETY: duplicates a descriptor that is open; closed below.
+        let dup = unsafe { libc::dup(file.as_raw_fd()) };
+        assert!(inheritable().unwrap().contains(&dup));
+        assert_eq!(same_description(file.as_raw_fd(), dup), Some(true));
+        close(dup);
+        assert!(!is_open(dup) || !is_inheritable(dup));
+    }
+
+    #[test]
+    fn damaged_records_end_the_list() {
+        let mut found = Vec::new();
+        for len in [0u8, 5, 19, 200] {
+            let mut record = [b'7'; 24];
+            record[16] = len;
+            record[17] = 0;
+            numbers(&record, &mut found);
+        }
+        assert!(found.is_empty());
+    }
+}

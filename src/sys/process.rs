@@ -1,0 +1,356 @@
+//! Processes: starting one, waiting for its changes, ending like one.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use super::signals::{self, Mask};
+use super::{descriptors, start};
+
+/// The shell that runs a file which the kernel knows no format of, as
+/// `execvp(3)` does.
+const SHELL: &CStr = c"/bin/sh";
+
+/// The state of signals and standard descriptors that the caller gave us and
+/// that a program started by us must find.
+#[derive(Debug, Clone, Copy)]
+pub struct Inherited {
+    /// The signal mask.
+    pub mask: Mask,
+    /// Whether SIGPIPE was ignored.
+    pub sigpipe_ignored: bool,
+    /// Whether SIGCHLD was ignored.
+    pub sigchld_ignored: bool,
+    /// Which of 0, 1 and 2 were closed.
+    pub closed_stdio: [bool; 3],
+}
+
+impl Inherited {
+    /// Takes stock; to be called before this process changes its mask or what
+    /// it does about SIGCHLD.
+    pub fn now() -> Self {
+        Self {
+            mask: Mask::of(&[]).block(),
+            sigpipe_ignored: start::sigpipe_ignored(),
+            sigchld_ignored: signals::is_ignored(libc::SIGCHLD),
+            closed_stdio: start::closed_stdio(),
+        }
+    }
+
+    /// Puts everything back in this process. Async-signal-safe.
+    fn put_back(&self) {
+        for (signal, ignored) in
+            [(libc::SIGPIPE, self.sigpipe_ignored), (libc::SIGCHLD, self.sigchld_ignored)]
+        {
+            if ignored {
+                signals::set_ignored(signal);
+            } else {
+                signals::set_default(signal);
+            }
+        }
+        for (fd, closed) in self.closed_stdio.into_iter().enumerate() {
+            if closed {
+                descriptors::close(fd as RawFd);
+            }
+        }
+        self.mask.set();
+    }
+}
+
+/// A NULL-terminated array of C strings.
+struct Strings {
+    pointers: Vec<*const libc::c_char>,
+    _owned: Vec<CString>,
+}
+
+impl Strings {
+    fn new(owned: Vec<CString>) -> Self {
+        let pointers = owned.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
+        Self { pointers, _owned: owned }
+    }
+}
+
+/// A prepared `execvp`: everything is allocated, so that it can be carried
+/// out between fork and exec.
+pub struct Exec {
+    candidates: Vec<CString>,
+    argv: Strings,
+    env: Strings,
+    /// `/bin/sh`, the candidate, the arguments, NULL.
+    shell: Vec<*const libc::c_char>,
+}
+
+impl Exec {
+    /// Prepares to execute the first of the candidates (paths) that works.
+    pub fn new(candidates: Vec<CString>, argv: Vec<CString>, env: Vec<CString>) -> Self {
+        let argv = Strings::new(argv);
+        let rest = argv.pointers.iter().skip(1).copied();
+        let shell = [SHELL.as_ptr(), std::ptr::null()].into_iter().chain(rest).collect();
+        Self { candidates, argv, env: Strings::new(env), shell }
+    }
+
+    /// Executes; returns only on failure, with the error that `execvp(3)`
+    /// would report. Async-signal-safe.
+    fn run(&mut self) -> i32 {
+        let mut denied = false;
+        for candidate in &self.candidates {
+            let path = candidate.as_ptr();
+            let (argv, env) = (self.argv.pointers.as_ptr(), self.env.pointers.as_ptr());
+            // SAFETY: the path is a C string, both arrays hold pointers to C
+            // strings that `self` owns and end with NULL.
+            unsafe { libc::execve(path, argv, env) };
+            match errno() {
+                libc::ENOEXEC => {
+                    self.shell[1] = path;
+                    // SAFETY: as above; a `shell` of two elements only is
+                    // impossible because `argv` ends with NULL.
+                    unsafe { libc::execve(SHELL.as_ptr(), self.shell.as_ptr(), env) };
+                    return errno();
+                }
+                libc::EACCES => denied = true,
+                libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
+                other => return other,
+            }
+        }
+        if denied { libc::EACCES } else { libc::ENOENT }
+    }
+
+    /// Becomes the program, with the caller's signals and descriptors; returns
+    /// only on failure.
+    pub fn become_program(mut self, inherited: &Inherited) -> io::Error {
+        inherited.put_back();
+        io::Error::from_raw_os_error(self.run())
+    }
+}
+
+fn errno() -> i32 {
+    // SAFETY: the address of this thread's errno is always valid.
+    unsafe { *libc::__errno_location() }
+}
+
+/// Why a program was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// The program's file cannot be executed.
+    #[error("{0}")]
+    Exec(#[source] io::Error),
+    /// A step before that failed.
+    #[error("{step}: {error}")]
+    Step {
+        /// The system call.
+        step: &'static str,
+        /// Its error.
+        error: io::Error,
+    },
+}
+
+/// The steps a child reports, by index.
+const STEPS: [&str; 3] = ["execve", "prctl(PR_SET_PDEATHSIG)", "dup2"];
+
+/// Makes a pipe, both ends close-on-exec.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [0; 2];
+    // SAFETY: pipe2 writes two descriptors to the array.
+    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: both were just made and are owned by nobody else.
+    Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
+}
+
+/// Starts a program as a child in our session and process group, and waits
+/// until it has been executed.
+///
+/// `stdio` replaces 0, 1 or 2. The child is killed when the calling thread,
+/// which must be the main one, ends.
+pub fn spawn(
+    mut exec: Exec,
+    inherited: &Inherited,
+    stdio: [Option<RawFd>; 3],
+) -> Result<i32, SpawnError> {
+    let (reader, writer) = pipe().map_err(|error| SpawnError::Step { step: "pipe2", error })?;
+    let parent = std::process::id() as i32;
+    // SAFETY: the child calls only async-signal-safe functions until it
+    // executes or ends; nothing is allocated or unlocked in it.
+    match unsafe { libc::fork() } {
+        -1 => Err(SpawnError::Step { step: "fork", error: io::Error::last_os_error() }),
+        0 => {
+            let (step, error) = child(&mut exec, inherited, stdio, parent);
+            let mut report = [0; 8];
+            report[..4].copy_from_slice(&step.to_ne_bytes());
+            report[4..].copy_from_slice(&error.to_ne_bytes());
+            // SAFETY: writes our own buffer (a pipe takes 8 bytes at once) and
+            // ends without running the parent's exit handlers.
+            unsafe {
+                libc::write(writer.as_raw_fd(), report.as_ptr().cast(), report.len());
+                libc::_exit(127)
+            }
+        }
+        pid => {
+            drop(writer);
+            match read_report(&reader) {
+                None => Ok(pid),
+                Some((step, error)) => {
+                    // Whatever the wait answers, there is nothing left of it.
+                    let _ = wait(pid, libc::WEXITED);
+                    let error = io::Error::from_raw_os_error(error);
+                    Err(match step {
+                        0 => SpawnError::Exec(error),
+                        step => {
+                            let step = STEPS.get(step as usize).unwrap_or(&"fork");
+                            SpawnError::Step { step, error }
+                        }
+                    })
+                }
+            }
+        }
+    }
+}
+
+/// What the child does; returns the step that failed and its error.
+fn child(
+    exec: &mut Exec,
+    inherited: &Inherited,
+    stdio: [Option<RawFd>; 3],
+    parent: i32,
+) -> (u32, i32) {
+    // SAFETY: PR_SET_PDEATHSIG takes a number.
+    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
+        return (1, errno());
+    }
+    // The parent may have died before the call above.
+    // SAFETY: takes nothing, cannot fail; _exit does not return.
+    unsafe {
+        if libc::getppid() != parent {
+            libc::_exit(127);
+        }
+    }
+    for (to, from) in stdio.into_iter().enumerate() {
+        if let Some(from) = from
+            && descriptors::duplicate_onto(from, to as RawFd).is_err()
+        {
+            return (2, errno());
+        }
+    }
+    inherited.put_back();
+    (0, exec.run())
+}
+
+fn read_report(reader: &OwnedFd) -> Option<(u32, i32)> {
+    let mut report = [0u8; 8];
+    loop {
+        // SAFETY: the buffer is ours and has the length given.
+        let read =
+            unsafe { libc::read(reader.as_raw_fd(), report.as_mut_ptr().cast(), report.len()) };
+        match read {
+            8 => break,
+            -1 if errno() == libc::EINTR => {}
+            _ => return None,
+        }
+    }
+    let (step, error) = report.split_at(4);
+    Some((u32::from_ne_bytes(step.try_into().ok()?), i32::from_ne_bytes(error.try_into().ok()?)))
+}
+
+/// A change of a child's state (`waitid(2)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It ended with this status.
+    Exited(i32),
+    /// It was killed by this signal.
+    Killed(i32),
+    /// It was stopped by this signal.
+    Stopped(i32),
+    /// It goes on.
+    Continued,
+}
+
+/// Takes the next change of a child, if there is one.
+pub fn changed(pid: i32) -> io::Result<Option<Change>> {
+    wait(pid, libc::WEXITED | libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG)
+}
+
+fn wait(pid: i32, options: i32) -> io::Result<Option<Change>> {
+    // SAFETY: siginfo is plain data, for which all zeros is a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: waitid writes one siginfo to the address given.
+        let done = unsafe { libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, options) };
+        if done == 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    // SAFETY: waitid fills the fields of SIGCHLD, or leaves all zero.
+    let (child, status) = unsafe { (info.si_pid(), info.si_status()) };
+    if child == 0 {
+        return Ok(None);
+    }
+    Ok(Some(match info.si_code {
+        libc::CLD_EXITED => Change::Exited(status),
+        libc::CLD_KILLED | libc::CLD_DUMPED => Change::Killed(status),
+        libc::CLD_CONTINUED => Change::Continued,
+        _ => Change::Stopped(status),
+    }))
+}
+
+/// Stops this process by a signal whose default action that is; returns when
+/// it has been continued, or at once where the kernel stops nobody (a process
+/// group that no shell looks after: `setpgid(2)`, orphaned).
+pub fn stop_by(signal: i32) {
+    if signal == libc::SIGSTOP {
+        // SAFETY: sends a signal to this process.
+        unsafe { libc::kill(libc::getpid(), signal) };
+        return;
+    }
+    let ignored = signals::is_ignored(signal);
+    let only = Mask::of(&[signal]);
+    let before = only.block();
+    signals::set_default(signal);
+    // SAFETY: sends a signal to this thread, which blocks it until below.
+    unsafe { libc::raise(signal) };
+    only.unblock();
+    before.set();
+    if ignored {
+        signals::set_ignored(signal);
+    }
+}
+
+/// Ends this process as one killed by the signal, without a core file of
+/// ours; where it cannot (the first process of a pid namespace), by the exit
+/// status that a shell would show.
+pub fn die_by(signal: i32) -> ! {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: takes a number; reads one rlimit.
+    unsafe {
+        libc::prctl(libc::PR_SET_DUMPABLE, 0);
+        libc::setrlimit(libc::RLIMIT_CORE, &none);
+    }
+    signals::set_default(signal);
+    Mask::of(&[signal]).unblock();
+    // SAFETY: sends a signal to this process.
+    unsafe { libc::kill(libc::getpid(), signal) };
+    std::process::exit(128 + signal)
+}
+
+/// Whether this process leads its session.
+pub fn leads_session() -> bool {
+    // SAFETY: both take a number or nothing and cannot fail for ourselves.
+    unsafe { libc::getsid(0) == libc::getpid() }
+}
+
+/// Carries on as a process of its own with `work`, so that this one can end;
+/// for work that neither allocates nor locks, since threads may be lost.
+pub fn leave_behind(work: impl FnOnce()) {
+    // SAFETY: the child runs `work`, which by contract calls only
+    // async-signal-safe functions, and ends.
+    if unsafe { libc::fork() } == 0 {
+        work();
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(0) }
+    }
+}
