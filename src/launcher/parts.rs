@@ -9,7 +9,7 @@ use super::capture::{Job, Parts, Readiness};
 use super::hit::{Draft, Lookup};
 use super::probing::Probing;
 use crate::readiness::{NotifySocket, Source};
-use crate::snapshot::{self, After, Refusal};
+use crate::snapshot::{self, After, FileId, Refusal, StdioOrigin};
 
 /// The native engine's parts.
 pub struct Native {
@@ -22,11 +22,11 @@ pub struct Native {
     /// The entry to be; made when first needed.
     pub draft: Option<Draft>,
     /// The caller's descriptors above 2 that it was started with.
-    pub passed: Vec<RawFd>,
+    pub passed: Vec<(RawFd, FileId)>,
     /// Those that a restore passes on.
     pub keep: Vec<RawFd>,
-    /// Which of 0, 1 and 2 it was started without.
-    pub closed_stdio: [bool; 3],
+    /// What it was started with as 0, 1 and 2.
+    pub stdio: [StdioOrigin; 3],
 }
 
 impl Parts for Native {
@@ -62,7 +62,7 @@ impl Parts for Native {
             dir: draft.image_dir(),
             inherited: &self.passed,
             keep: &self.keep,
-            closed_stdio: self.closed_stdio,
+            stdio: self.stdio,
             after: After::Run,
         });
         match frozen {

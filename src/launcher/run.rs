@@ -14,6 +14,7 @@ use super::{OWN_FAILURE, Options, Policy, descriptors, hit, spawn};
 use crate::command::Command;
 use crate::readiness::{Probe, Started, Target};
 use crate::restore::{CannotRestore, Restored};
+use crate::snapshot::{FileId, StdioOrigin};
 use crate::sys::process::{self, Inherited, SpawnError};
 use crate::sys::{self, signals};
 
@@ -264,6 +265,9 @@ impl Run {
             Err(SpawnError::Exec(error)) => return self.cannot_execute(&error),
             Err(error) => return self.not_captured(error.to_string()),
         };
+        let origins = self.origins(&ends);
+        let passed = self.passed.iter().filter_map(|fd| Some((*fd, FileId::numbered(*fd).ok()?)));
+        let passed: Vec<_> = passed.collect();
         drop(ends);
         self.status.app_pid = pid;
         self.status.timings_ms.total = ms(sys::start::age());
@@ -282,9 +286,9 @@ impl Run {
             probing: Probing::new(ready, &self.options.warmup, &self.command, target, notify),
             lookup: Some(lookup),
             draft: None,
-            passed: self.passed.clone(),
+            passed,
             keep: self.options.keep.clone(),
-            closed_stdio: self.inherited.closed_stdio,
+            stdio: origins,
         };
         let patience = self.options.capture_timeout;
         let capture = Capture::new(Box::new(parts), patience, &self.herald, self.status.clone());
@@ -295,6 +299,18 @@ impl Run {
                 OWN_FAILURE
             }
         }
+    }
+
+    /// Says what the program has as 0, 1 and 2, given the ends of a tap.
+    fn origins(&self, ends: &[Option<OwnedFd>; 3]) -> [StdioOrigin; 3] {
+        std::array::from_fn(|index| {
+            let id = match &ends[index] {
+                Some(end) => FileId::of(end).ok(),
+                None if self.inherited.closed_stdio[index] => None,
+                None => FileId::numbered(index as RawFd).ok(),
+            };
+            id.map_or(StdioOrigin::Closed, StdioOrigin::Given)
+        })
     }
 
     /// Starts plain, since a capture cannot even be tried.
