@@ -8,10 +8,10 @@
 //! is part of every restore.
 
 mod bench;
-// mod cache;
+mod cache;
 mod doctor;
 mod environment;
-// mod image;
+mod image;
 mod pages;
 mod run;
 mod setup;
@@ -86,13 +86,13 @@ enum Management {
     #[command(override_usage = "warmstart bench [OPTIONS] -- COMMAND [ARG]...", after_help = bench::AFTER_HELP)]
     Bench(bench::Arguments),
     /// Look at, check and clean the cache
-    // Cache(cache::Arguments),
+    Cache(cache::Arguments),
     /// Say what this machine allows
     Doctor(doctor::Arguments),
     /// Allow ordinary users to restore: give this binary its one capability
     Setup(setup::Arguments),
     /// Dump, restore and show image sets
-    // Image(image::Arguments),
+    Image(image::Arguments),
     /// Print a completion script for a shell
     Completions(pages::CompletionsArguments),
     /// Write the manual pages
@@ -138,10 +138,10 @@ fn manage(args: Vec<OsString>) -> Result<u8, Failure> {
     };
     match cli.management {
         Some(Management::Bench(arguments)) => bench::main(arguments),
-        // Some(Management::Cache(arguments)) => cache::main(arguments),
+        Some(Management::Cache(arguments)) => cache::main(arguments),
         Some(Management::Doctor(arguments)) => doctor::main(&arguments),
         Some(Management::Setup(arguments)) => setup::main(&arguments),
-        // Some(Management::Image(arguments)) => image::main(arguments),
+        Some(Management::Image(arguments)) => image::main(arguments),
         Some(Management::Completions(arguments)) => pages::completions(&arguments),
         Some(Management::Man(arguments)) => pages::man(&arguments),
         Some(Management::Run(_)) | None => Err(Failure::usage("no COMMAND given")),

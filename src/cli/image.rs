@@ -97,10 +97,11 @@ fn dump(arguments: &DumpArguments) -> Result<u8, Failure> {
         stdio: [StdioOrigin::Programs; 3],
         after,
     };
-    let snapshot = snapshot::freeze(&capture).and_then(snapshot::Frozen::write).map_err(|refusal| {
-        clean(&dir, made);
-        Failure::failed(format!("pid {} was not dumped: {refusal}", arguments.pid))
-    })?;
+    let snapshot =
+        snapshot::freeze(&capture).and_then(snapshot::Frozen::write).map_err(|refusal| {
+            clean(&dir, made);
+            Failure::failed(format!("pid {} was not dumped: {refusal}", arguments.pid))
+        })?;
     let dumped = Dumped {
         schema_version: 1,
         dir,
@@ -170,8 +171,7 @@ fn restore(dir: &Path) -> Result<u8, Failure> {
         deadline: DEADLINE,
     };
     let restored = restore::native(&request).map_err(|error| {
-        let failure =
-            Failure::failed(format!("{} was not restored: {error}", dir.display()));
+        let failure = Failure::failed(format!("{} was not restored: {error}", dir.display()));
         match error {
             restore::CannotRestore::NotPermitted => failure.hint("warmstart doctor"),
             _ => failure,
