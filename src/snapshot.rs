@@ -29,16 +29,34 @@ pub struct Capture<'a> {
     /// An existing, empty directory on the cache's file system: receives
     /// `*.img`, `pages-1.img` and `plan`.
     pub dir: &'a Path,
+    /// Where the program's 0, 1 and 2 came from.
+    pub stdio: [StdioOrigin; 3],
     /// Descriptors above 2 that the program inherited from the caller: they
     /// are left out of the image.
     pub inherited: &'a [RawFd],
     /// Descriptors of the caller that a restore passes on (`--keep-fd`).
     pub keep: &'a [RawFd],
-    /// Which of 0, 1 and 2 the program was started without: what it has there
-    /// now, it opened itself.
-    pub closed_stdio: [bool; 3],
     /// What happens to the program afterwards.
     pub after: After,
+}
+
+/// Where a descriptor 0, 1 or 2 of the program came from. The one that still
+/// is what it was, and every duplicate of it, is the caller's at a restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StdioOrigin {
+    /// This descriptor of ours was passed on.
+    Ours(RawFd),
+    /// A pipe or terminal that we made for the program, known by its inode.
+    Inode {
+        /// Its device.
+        dev: u64,
+        /// Its inode.
+        ino: u64,
+    },
+    /// It was closed.
+    Closed,
+    /// Not known: whatever the program has there now.
+    Programs,
 }
 
 /// Whether a refusal is worth another try.

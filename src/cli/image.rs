@@ -94,7 +94,7 @@ fn dump(arguments: &DumpArguments) -> Result<u8, Failure> {
         dir: &dir,
         inherited: &[],
         keep: &[],
-        closed_stdio: [false; 3],
+        stdio: [snapshot::StdioOrigin::Programs; 3],
         after,
     };
     let snapshot = snapshot::freeze(&capture).and_then(snapshot::Frozen::write).map_err(|refusal| {

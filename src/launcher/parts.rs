@@ -6,10 +6,12 @@ use std::time::SystemTime;
 use nix::poll::PollFd;
 
 use super::capture::{Job, Parts, Readiness};
-use super::hit::{Draft, Lookup};
+use super::hit::Lookup;
 use super::probing::Probing;
+use super::stdio;
 use crate::readiness::{NotifySocket, Source};
-use crate::snapshot::{self, After, Refusal};
+use crate::snapshot::{self, After, Refusal, StdioOrigin};
+use crate::sys::process;
 
 /// The native engine's parts.
 pub struct Native {
@@ -19,14 +21,13 @@ pub struct Native {
     pub probing: Probing,
     /// Where its entry goes; holds the right to capture it.
     pub lookup: Option<Lookup>,
-    /// The entry to be; made when first needed.
-    pub draft: Option<Draft>,
-    /// The caller's descriptors above 2 that it was started with.
+    /// Where its 0, 1 and 2 came from.
+    pub origins: [StdioOrigin; 3],
+    /// The caller's descriptors above 2 that it was started with; ours stay
+    /// open as long as the capture needs them to tell which is which.
     pub passed: Vec<RawFd>,
     /// Those that a restore passes on.
     pub keep: Vec<RawFd>,
-    /// Which of 0, 1 and 2 it was started without.
-    pub closed_stdio: [bool; 3],
 }
 
 impl Parts for Native {
@@ -51,18 +52,17 @@ impl Parts for Native {
     }
 
     fn freeze(&mut self) -> Result<Job, Refusal> {
-        let draft = match (self.draft.take(), &self.lookup) {
-            (Some(draft), _) => draft,
-            (None, Some(lookup)) => lookup.draft().map_err(Refusal::lasting)?,
-            (None, None) => return Err(Refusal::lasting("the capture is over")),
+        let Some(lookup) = &self.lookup else {
+            return Err(Refusal::lasting("the capture is over"));
         };
+        let draft = lookup.draft().map_err(Refusal::lasting)?;
         let captured_at = SystemTime::now();
         let frozen = snapshot::freeze(&snapshot::Capture {
             pid: self.pid,
             dir: draft.image_dir(),
+            stdio: self.origins,
             inherited: &self.passed,
             keep: &self.keep,
-            closed_stdio: self.closed_stdio,
             after: After::Run,
         });
         match frozen {
@@ -73,10 +73,9 @@ impl Parts for Native {
                     draft.commit(&snapshot, captured_at, notified)
                 }))
             }
-            Err(refusal) => {
-                self.draft = Some(draft);
-                Err(refusal)
-            }
+            // The relay is about to learn it; nothing stood in the way.
+            Err(_) if process::has_ended(self.pid) => Err(Refusal::passing("it has ended")),
+            Err(refusal) => Err(refusal),
         }
     }
 
@@ -92,7 +91,7 @@ impl Parts for Native {
 
     fn release(&mut self) {
         self.probing.stop();
-        self.draft = None;
         self.lookup = None;
+        stdio::let_go_of(&std::mem::take(&mut self.passed));
     }
 }

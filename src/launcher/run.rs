@@ -181,7 +181,8 @@ impl Run {
             .notify()
             .and_then(|notify| probing::renotify(&notify.path, notify.notified, &self.command));
         lookup.finish_hit();
-        stdio::let_go(&self.passed, self.herald.is_quiet());
+        stdio::let_go(self.herald.is_quiet());
+        stdio::let_go_of(&self.passed);
         match Relay::new(restored.pid, Tap::default(), notify) {
             Ok(relay) => end_like(relay.run(None)),
             Err(error) => {
@@ -264,13 +265,14 @@ impl Run {
             Err(SpawnError::Exec(error)) => return self.cannot_execute(&error),
             Err(error) => return self.not_captured(error.to_string()),
         };
+        let origins = stdio::origins(&ends, self.inherited.closed_stdio);
         drop(ends);
         self.status.app_pid = pid;
         self.status.timings_ms.total = ms(sys::start::age());
         self.herald.record(&self.status);
         // A warmup's output goes to our stderr.
         let quiet = self.herald.is_quiet() && self.options.warmup.is_empty();
-        stdio::let_go(&self.passed, quiet);
+        stdio::let_go(quiet);
         lookup.save_digests();
 
         if let Some(notify) = &notify {
@@ -281,10 +283,9 @@ impl Run {
             pid,
             probing: Probing::new(ready, &self.options.warmup, &self.command, target, notify),
             lookup: Some(lookup),
-            draft: None,
-            passed: self.passed.clone(),
+            origins,
+            passed: std::mem::take(&mut self.passed),
             keep: self.options.keep.clone(),
-            closed_stdio: self.inherited.closed_stdio,
         };
         let patience = self.options.capture_timeout;
         let capture = Capture::new(Box::new(parts), patience, &self.herald, self.status.clone());
