@@ -29,8 +29,12 @@ apt_in() {
     for source in "$@"; do
         echo "deb [arch=amd64 signed-by=$keyring] $source main" >>"$dir/sources.list"
     done
-    # An index past its date is fine: the version is pinned anyhow.
-    cat >"$dir/apt.conf" <<CONF
+    # Of the system's settings only how to reach the network, none of its
+    # hooks. An index past its date is fine: the version is pinned anyhow.
+    apt-config dump 2>/dev/null | grep -E '^Acquire::(https?|ftp)::' >"$dir/apt.conf" || true
+    cat >>"$dir/apt.conf" <<CONF
+Dir::Etc::main "$dir/none";
+Dir::Etc::parts "$dir/parts";
 Dir::State "$dir";
 Dir::State::Lists "$dir/lists";
 Dir::State::status "$dir/status";

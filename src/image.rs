@@ -2,12 +2,12 @@
 //!
 //! A [`Set`] is the state of one or more stopped processes as data. This
 //! module turns it into the files of a directory and back, checks that it
-//! makes sense ([`Set::check`]), and prints it ([`show`], [`json`]). It knows
+//! makes sense ([`Set::check`]), and prints it ([`show()`], [`json`]). It knows
 //! nothing of live processes: `snapshot` fills a set, `restore` reads one.
 //! `docs/image-format.md` says what belongs into it.
 //!
 //! The content of memory is in [`PAGES_FILE`], which is written and mapped by
-//! others; [`Pagemap::runs`] says which bytes of it belong where.
+//! others; [`PageRuns`] says which bytes of it belong where.
 //!
 //! Whatever is read is hostile until it is checked: sizes are capped,
 //! arithmetic is checked, nothing panics.
@@ -35,7 +35,8 @@ pub use flags::{pagemap_flags, task_state, vma_status};
 pub use runs::{PAGE_SIZE, PageRun, PageRuns, USER_END};
 pub use show::{json, show};
 
-/// The file with the content of memory: page after page, nothing else.
+/// The file with the content of memory: page after page, nothing else. Sets
+/// that CRIU made may have it under another number ([`pages_file`]).
 pub const PAGES_FILE: &str = "pages-1.img";
 
 /// Returns the name of the pages file that a pagemap with this id refers to.

@@ -24,4 +24,5 @@ pub mod readiness;
 pub mod restore;
 pub mod snapshot;
 pub mod sys;
+pub mod trace;
 pub mod ui;

@@ -62,6 +62,43 @@ pub fn narrow() -> io::Result<()> {
     if after == before { Ok(()) } else { capability::capset(&after) }
 }
 
+/// Returns the sets that a program has which this caller starts cold: root's
+/// all, an ordinary user's ambient ones, which are none as a rule.
+pub fn of_a_cold_start() -> Sets {
+    let sets = capability::capget().unwrap_or_default();
+    if is_root() {
+        return sets;
+    }
+    let mut kept = 0;
+    let mut permitted = sets.permitted;
+    while permitted != 0 {
+        let capability = permitted.trailing_zeros();
+        permitted &= permitted - 1;
+        if in_ambient_set(capability) {
+            kept |= 1 << capability;
+        }
+    }
+    Sets { effective: kept, permitted: kept, inheritable: sets.inheritable }
+}
+
+/// Runs `action` with `CAP_CHECKPOINT_RESTORE` effective, if it is permitted,
+/// and takes it back.
+pub fn raised<T>(action: impl FnOnce() -> T) -> T {
+    let before = capability::capget().unwrap_or_default();
+    let with = Sets {
+        effective: before.effective | before.permitted & CHECKPOINT_RESTORE,
+        ..before
+    };
+    // Without it the action fails by itself, and says so.
+    let changed = with != before && capability::capset(&with).is_ok();
+    let result = action();
+    if changed {
+        // Permitted before, so the kernel cannot refuse.
+        let _ = capability::capset(&before);
+    }
+    result
+}
+
 /// Computes the sets that [`narrow`] leaves.
 fn narrowed(sets: Sets, ambient: impl Fn(u32) -> bool) -> Sets {
     let mut kept = sets.permitted & CHECKPOINT_RESTORE;

@@ -1,8 +1,21 @@
 //! An entry becomes a running process.
+//!
+//! [`planner`] compiles an image to a [`plan`] at capture; at a restore the
+//! plan is loaded, lowered to a [`program`] of the interpreter and executed in
+//! a new process with the old pids ([`native()`]). Everything up to the
+//! program's release can fail and leave nothing: the launcher starts cold.
 
 use std::os::fd::RawFd;
 use std::path::Path;
 use std::time::Duration;
+
+pub mod host;
+pub mod native;
+pub mod plan;
+pub mod planner;
+pub mod program;
+
+pub use native::native;
 
 /// What to restore.
 #[derive(Debug)]
@@ -62,10 +75,3 @@ pub enum CannotRestore {
     Deadline(Duration),
 }
 
-/// Restores with the native engine.
-///
-/// Must be called from the main thread, with every signal blocked that the
-/// launcher handles: the program's parent-death signal hangs on that thread.
-pub fn native(_request: &Request<'_>) -> Result<Restored, CannotRestore> {
-    Err(CannotRestore::Unusable("restoring is not built yet".into()))
-}

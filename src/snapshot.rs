@@ -6,9 +6,25 @@
 //! carried is refused by name ([`Refusal`]); a refusal leaves the program
 //! running as if nothing had happened.
 
-use std::os::fd::RawFd;
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::{AsFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::image::{PAGES_FILE, Set};
+use crate::restore::plan::Plan;
+use crate::restore::planner::{self, Facts};
+use crate::trace::{Group, Remote, Scratch, TraceError, find_gate, rewind_interrupted};
+
+pub(crate) mod encode;
+pub(crate) mod files;
+mod memory;
+pub(crate) mod process;
+pub(crate) mod threads;
+pub(crate) mod vmas;
 
 /// What happens to the program once its state is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,26 +49,43 @@ pub struct Capture<'a> {
     pub stdio: [StdioOrigin; 3],
     /// Descriptors above 2 that the program inherited from the caller: they
     /// are left out of the image.
-    pub inherited: &'a [RawFd],
+    pub inherited: &'a [(RawFd, FileId)],
     /// Descriptors of the caller that a restore passes on (`--keep-fd`).
     pub keep: &'a [RawFd],
     /// What happens to the program afterwards.
     pub after: After,
 }
 
+/// What tells one open file from another, as far as `fstat(2)` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    /// The device that it is on.
+    pub dev: u64,
+    /// Its inode there.
+    pub ino: u64,
+}
+
+impl FileId {
+    /// Returns the identity of a descriptor of this process.
+    pub fn of(fd: impl AsFd) -> nix::Result<Self> {
+        let stat = nix::sys::stat::fstat(fd)?;
+        Ok(Self { dev: stat.st_dev, ino: stat.st_ino })
+    }
+
+    /// Returns the identity of a descriptor of this process by its number.
+    pub fn numbered(fd: RawFd) -> std::io::Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let meta = fs::metadata(format!("/proc/self/fd/{fd}"))?;
+        Ok(Self { dev: meta.dev(), ino: meta.ino() })
+    }
+}
+
 /// Where a descriptor 0, 1 or 2 of the program came from. The one that still
 /// is what it was, and every duplicate of it, is the caller's at a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StdioOrigin {
-    /// This descriptor of ours was passed on.
-    Ours(RawFd),
-    /// A pipe or terminal that we made for the program, known by its inode.
-    Inode {
-        /// Its device.
-        dev: u64,
-        /// Its inode.
-        ino: u64,
-    },
+    /// A file that the program was given.
+    Given(FileId),
     /// It was closed.
     Closed,
     /// Not known: whatever the program has there now.
@@ -90,9 +123,33 @@ impl Refusal {
     }
 }
 
+
+impl From<TraceError> for Refusal {
+    fn from(error: TraceError) -> Self {
+        let mut reason = error.to_string();
+        if let Some(source) = std::error::Error::source(&error) {
+            reason = format!("{reason}: {source}");
+        }
+        match error {
+            TraceError::Denied { .. } | TraceError::Gone(_) | TraceError::Unfit { .. } => {
+                Self::lasting(reason)
+            }
+            TraceError::JobStopped(_) | TraceError::Request { .. } => Self::passing(reason),
+        }
+    }
+}
+
 /// A process whose state has been read and which runs on.
 #[derive(Debug)]
-pub struct Frozen {}
+pub struct Frozen {
+    set: Set,
+    facts: Facts,
+    dir: PathBuf,
+    pages: File,
+    len_pages: u64,
+    dependencies: Vec<PathBuf>,
+    freeze: Duration,
+}
 
 /// What a capture made, for the entry's metadata.
 #[derive(Debug, Clone)]
@@ -113,13 +170,115 @@ pub struct Snapshot {
 }
 
 /// Stops the process, reads its state, and lets it go on.
-pub fn freeze(_capture: &Capture<'_>) -> Result<Frozen, Refusal> {
-    Err(Refusal::lasting("capturing is not built yet"))
+///
+/// Must run on the thread that may trace the process: any thread of its
+/// parent.
+pub fn freeze(capture: &Capture<'_>) -> Result<Frozen, Refusal> {
+    process::check(capture.pid)?;
+    let pages = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(capture.dir.join(PAGES_FILE))
+        .map_err(|error| unwritable(capture.dir, &error))?;
+    let started = Instant::now();
+    let group = Group::stop(capture.pid)?;
+    let read = read(capture, &group, &pages);
+    if read.is_ok() {
+        finish(capture, &group)?;
+    }
+    group.resume();
+    let freeze = started.elapsed();
+    let (set, facts, len_pages, dependencies) = read?;
+    Ok(Frozen { set, facts, dir: capture.dir.into(), pages, len_pages, dependencies, freeze })
+}
+
+fn unwritable(dir: &Path, error: &dyn std::fmt::Display) -> Refusal {
+    Refusal::lasting(format!("writing the image to {}: {error}", dir.display()))
+}
+
+type ReadState = (Set, Facts, u64, Vec<PathBuf>);
+
+/// Reads everything while the process stands still.
+fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState, Refusal> {
+    process::check_children(group)?;
+    let gate = find_gate(group)?;
+    let mut remote = Remote::borrow(group.leader(), gate)?;
+    let scratch = Scratch::map(&mut remote, capture.pid)?;
+    let calls = by_calls(group, remote, &scratch, gate);
+    // Before anything can fail, and before the areas are listed: the page was
+    // never there.
+    let mut remote = Remote::borrow(group.leader(), gate)?;
+    scratch.unmap(&mut remote)?;
+    drop(remote);
+    let (task, mm, threads) = calls?;
+    let path = format!("/proc/{}/smaps", capture.pid);
+    let smaps = fs::read(&path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
+    let vmas = vmas::parse(&smaps, PAGES_FILE)?;
+    let files = files::read(capture)?;
+    let dumped = memory::dump(capture.pid, &vmas, pages.try_clone().map_err(|error| unwritable(capture.dir, &error))?)?;
+    let len_pages = dumped.len;
+    let parts = encode::Parts { group, task, mm, threads, vmas, files, pages: dumped };
+    let (set, facts, dependencies) = encode::encode(parts)?;
+    Ok((set, facts, len_pages, dependencies))
+}
+
+type ByCalls = (crate::image::proto::TaskCoreEntry, encode::MmCalls, Vec<crate::image::Thread>);
+
+/// Reads what only the process's own system calls tell.
+fn by_calls(
+    group: &Group,
+    mut remote: Remote<'_>,
+    scratch: &Scratch,
+    gate: u64,
+) -> Result<ByCalls, Refusal> {
+    let task = process::read(group, &mut remote, scratch)?;
+    let mm = encode::MmCalls::read(&mut remote)?;
+    drop(remote);
+    let mut threads = Vec::with_capacity(group.threads().len());
+    for thread in group.threads() {
+        let core = threads::read(thread, gate, scratch, group.pid())?;
+        threads.push(crate::image::Thread { tid: thread.tid() as u32, core });
+    }
+    Ok((task, mm, threads))
+}
+
+/// Prepares the process for what comes after the capture.
+fn finish(capture: &Capture<'_>, group: &Group) -> Result<(), Refusal> {
+    for thread in group.threads() {
+        let mut regs = thread.registers()?;
+        rewind_interrupted(thread, &mut regs)?;
+    }
+    let signal = match capture.after {
+        After::Run => return Ok(()),
+        After::Stop => Signal::SIGSTOP,
+        After::Kill => Signal::SIGKILL,
+    };
+    kill(nix::unistd::Pid::from_raw(capture.pid), signal)
+        .map_err(|error| Refusal::lasting(format!("process {}: {error}", capture.pid)))
 }
 
 impl Frozen {
     /// Writes the image set and the plan, and syncs them.
     pub fn write(self) -> Result<Snapshot, Refusal> {
-        Err(Refusal::lasting("capturing is not built yet"))
+        let plan = planner::compile(&self.set, &self.facts)
+            .map_err(|error| Refusal::lasting(format!("compiling the plan: {error}")))?;
+        self.set.write(&self.dir).map_err(|error| unwritable(&self.dir, &error))?;
+        plan.write(&self.dir).map_err(|error| unwritable(&self.dir, &error))?;
+        self.pages.sync_all().map_err(|error| unwritable(&self.dir, &error))?;
+        let task = self.set.tasks.first();
+        Ok(Snapshot {
+            dependencies: self.dependencies,
+            freeze: self.freeze,
+            pid: task.map_or(0, |task| task.pid as i32),
+            threads: task.map_or(0, |task| task.threads.len()),
+            len_pages: self.len_pages,
+            page_mode: self.facts.page_mode.name(),
+        })
     }
+}
+
+/// Reads the plan that a capture into `dir` made.
+pub fn plan_of(dir: &Path) -> Result<Plan, crate::restore::plan::PlanError> {
+    Plan::read(dir)
 }

@@ -1,17 +1,24 @@
 //! System calls: the only module with unsafe code.
 //!
-//! One family of calls a file; each function is one call (or the few that
-//! make one step), takes and returns values, and says in a `SAFETY` comment
-//! why its unsafe block is right.
+//! One family of system calls a file, one call a function, each safe to call
+//! with any argument its types allow, or `unsafe` with a `# Safety` section.
+//! Everything that depends on the processor is in [`arch`].
 #![allow(unsafe_code)]
 
+pub mod arch;
 pub mod auxv;
 pub mod capability;
+pub mod clone3;
 pub mod cpu;
 pub mod descriptors;
 pub mod kcmp;
+pub mod limits;
+pub mod memory;
+pub mod pidfd;
 pub mod process;
+pub mod ptrace;
 pub mod signals;
+pub mod socket;
 pub mod start;
 pub mod support;
 pub mod tty;

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 
 use crate::failure::{Failure, status};
 use crate::image::{self, Set};
-use crate::snapshot::{self, After, Capture};
+use crate::snapshot::{self, After, Capture, StdioOrigin};
 use crate::{launcher, restore, ui};
 
 /// How long a restore may take; there is no cold start to fall back to, and
@@ -94,7 +94,7 @@ fn dump(arguments: &DumpArguments) -> Result<u8, Failure> {
         dir: &dir,
         inherited: &[],
         keep: &[],
-        stdio: [snapshot::StdioOrigin::Programs; 3],
+        stdio: [StdioOrigin::Programs; 3],
         after,
     };
     let snapshot = snapshot::freeze(&capture).and_then(snapshot::Frozen::write).map_err(|refusal| {

@@ -76,10 +76,10 @@ impl<'a> Dir<'a> {
         let mut names = BTreeSet::new();
         for entry in fs::read_dir(path).map_err(failed)? {
             // A name that is not UTF-8 is none of ours or CRIU's.
-            if let Ok(name) = entry.map_err(failed)?.file_name().into_string() {
-                if name.ends_with(".img") {
-                    names.insert(name);
-                }
+            if let Ok(name) = entry.map_err(failed)?.file_name().into_string()
+                && name.ends_with(".img")
+            {
+                names.insert(name);
             }
         }
         Ok(Self { path, names, read: BTreeSet::new() })

@@ -104,7 +104,7 @@ fn page_runs(pagemap: &Pagemap, file: &str, end: u64) -> Result<PageRuns, ImageE
         let nr_pages = entry.nr_pages.unwrap_or(u64::from(entry.compat_nr_pages));
         let len = nr_pages.checked_mul(PAGE_SIZE).ok_or_else(|| wrong("is too long"))?;
         let behind = entry.vaddr.checked_add(len).ok_or_else(|| wrong("is too long"))?;
-        if entry.vaddr % PAGE_SIZE != 0 {
+        if !entry.vaddr.is_multiple_of(PAGE_SIZE) {
             return Err(wrong("is not page-aligned"));
         } else if nr_pages == 0 {
             return Err(wrong("is empty"));

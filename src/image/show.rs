@@ -233,14 +233,22 @@ fn fields(out: &mut dyn Write, name: &str, value: &Value, depth: usize) -> io::R
         Value::Object(members) => {
             for (name, member) in members.iter().filter(|(_, member)| !says_nothing(member)) {
                 match member {
+                    Value::Object(_) if is_short(member) => {
+                        writeln!(out, "{indent}{name}: {}", one_line(name, member))?;
+                    }
                     Value::Object(_) => {
                         writeln!(out, "{indent}{name}:")?;
                         fields(out, name, member, depth + 1)?;
                     }
                     Value::Array(entries) if entries.iter().any(Value::is_object) => {
                         writeln!(out, "{indent}{name}:")?;
-                        entries.iter().try_for_each(|entry| {
-                            writeln!(out, "{indent}  {}", one_line(name, entry))
+                        entries.iter().enumerate().try_for_each(|(at, entry)| {
+                            match title(name, at, entry) {
+                                None => Ok(()),
+                                Some(title) => {
+                                    writeln!(out, "{indent}  {title}{}", one_line(name, entry))
+                                }
+                            }
                         })?;
                     }
                     plain => writeln!(out, "{indent}{name}: {}", one_line(name, plain))?,
@@ -252,6 +260,32 @@ fn fields(out: &mut dyn Write, name: &str, value: &Value, depth: usize) -> io::R
     }
 }
 
+/// Returns what stands before an entry of a list; `None` leaves it out.
+fn title(list: &str, at: usize, entry: &Value) -> Option<String> {
+    match list {
+        // A signal that nothing was done about.
+        "sigactions" if entry["sigaction"] == 0 && entry["flags"] == 0 => None,
+        "sigactions" => Some(format!("signal {}: ", signal(at))),
+        "rlimits" => Some(format!("{at}: ")),
+        _ => Some(String::new()),
+    }
+}
+
+/// Returns the signal of an action: SIGKILL and SIGSTOP have none.
+fn signal(at: usize) -> usize {
+    let mut signal = at + 1;
+    for without_action in [9, 19] {
+        signal += usize::from(signal >= without_action);
+    }
+    signal
+}
+
+/// Whether a message fits a line: a few numbers.
+fn is_short(message: &Value) -> bool {
+    let scalar = |member: &Value| !member.is_object() && !member.is_array();
+    message.as_object().is_some_and(|members| members.len() <= 5 && members.values().all(scalar))
+}
+
 fn one_line(name: &str, value: &Value) -> String {
     match value {
         Value::Object(members) => {
@@ -261,15 +295,23 @@ fn one_line(name: &str, value: &Value) -> String {
             if parts.is_empty() { "-".into() } else { parts.join(" ") }
         }
         Value::Array(entries) => {
-            let parts: Vec<_> = entries.iter().map(|entry| one_line(name, entry)).collect();
+            // Registers are mostly zeros: equal neighbours are counted.
+            let runs = entries.chunk_by(|left, right| left == right);
+            let parts: Vec<_> = runs
+                .map(|run| match run {
+                    [entry, _, _, ..] => format!("{}*{}", one_line(name, entry), run.len()),
+                    few => few.iter().map(|e| one_line(name, e)).collect::<Vec<_>>().join(" "),
+                })
+                .collect();
             format!("[{}]", parts.join(" "))
         }
         Value::String(text) => text.escape_debug().to_string(),
         Value::Number(number) => match number.as_u64() {
+            Some(u64::MAX) if matches!(name, "cur" | "max") => "unlimited".into(),
             Some(number) if HEX.contains(&name) || name.starts_with("mm_") => {
                 format!("{number:#x}")
             }
-            Some(number) if OCTAL.contains(&name) => {
+            Some(number) if OCTAL.contains(&name) && number > 7 => {
                 format!("{number:#04o}").replacen("0o", "0", 1)
             }
             _ => number.to_string(),

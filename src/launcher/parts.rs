@@ -8,9 +8,8 @@ use nix::poll::PollFd;
 use super::capture::{Job, Parts, Readiness};
 use super::hit::Lookup;
 use super::probing::Probing;
-use super::stdio;
 use crate::readiness::{NotifySocket, Source};
-use crate::snapshot::{self, After, Refusal, StdioOrigin};
+use crate::snapshot::{self, After, FileId, Refusal, StdioOrigin};
 use crate::sys::process;
 
 /// The native engine's parts.
@@ -21,13 +20,12 @@ pub struct Native {
     pub probing: Probing,
     /// Where its entry goes; holds the right to capture it.
     pub lookup: Option<Lookup>,
-    /// Where its 0, 1 and 2 came from.
-    pub origins: [StdioOrigin; 3],
-    /// The caller's descriptors above 2 that it was started with; ours stay
-    /// open as long as the capture needs them to tell which is which.
-    pub passed: Vec<RawFd>,
+    /// The caller's descriptors above 2 that it was started with.
+    pub passed: Vec<(RawFd, FileId)>,
     /// Those that a restore passes on.
     pub keep: Vec<RawFd>,
+    /// What it was started with as 0, 1 and 2.
+    pub stdio: [StdioOrigin; 3],
 }
 
 impl Parts for Native {
@@ -60,9 +58,9 @@ impl Parts for Native {
         let frozen = snapshot::freeze(&snapshot::Capture {
             pid: self.pid,
             dir: draft.image_dir(),
-            stdio: self.origins,
             inherited: &self.passed,
             keep: &self.keep,
+            stdio: self.stdio,
             after: After::Run,
         });
         match frozen {
@@ -92,6 +90,5 @@ impl Parts for Native {
     fn release(&mut self) {
         self.probing.stop();
         self.lookup = None;
-        stdio::let_go_of(&std::mem::take(&mut self.passed));
     }
 }

@@ -14,6 +14,7 @@ use super::{OWN_FAILURE, Options, Policy, descriptors, hit, spawn};
 use crate::command::Command;
 use crate::readiness::{Probe, Started, Target};
 use crate::restore::{CannotRestore, Restored};
+use crate::snapshot::{FileId, StdioOrigin};
 use crate::sys::process::{self, Inherited, SpawnError};
 use crate::sys::{self, signals};
 
@@ -265,7 +266,9 @@ impl Run {
             Err(SpawnError::Exec(error)) => return self.cannot_execute(&error),
             Err(error) => return self.not_captured(error.to_string()),
         };
-        let origins = stdio::origins(&ends, self.inherited.closed_stdio);
+        let origins = self.origins(&ends);
+        let passed = self.passed.iter().filter_map(|fd| Some((*fd, FileId::numbered(*fd).ok()?)));
+        let passed: Vec<_> = passed.collect();
         drop(ends);
         self.status.app_pid = pid;
         self.status.timings_ms.total = ms(sys::start::age());
@@ -273,6 +276,7 @@ impl Run {
         // A warmup's output goes to our stderr.
         let quiet = self.herald.is_quiet() && self.options.warmup.is_empty();
         stdio::let_go(quiet);
+        stdio::let_go_of(&self.passed);
         lookup.save_digests();
 
         if let Some(notify) = &notify {
@@ -283,9 +287,9 @@ impl Run {
             pid,
             probing: Probing::new(ready, &self.options.warmup, &self.command, target, notify),
             lookup: Some(lookup),
-            origins,
-            passed: std::mem::take(&mut self.passed),
+            passed,
             keep: self.options.keep.clone(),
+            stdio: origins,
         };
         let patience = self.options.capture_timeout;
         let capture = Capture::new(Box::new(parts), patience, &self.herald, self.status.clone());
@@ -296,6 +300,18 @@ impl Run {
                 OWN_FAILURE
             }
         }
+    }
+
+    /// Says what the program has as 0, 1 and 2, given the ends of a tap.
+    fn origins(&self, ends: &[Option<OwnedFd>; 3]) -> [StdioOrigin; 3] {
+        std::array::from_fn(|index| {
+            let id = match &ends[index] {
+                Some(end) => FileId::of(end).ok(),
+                None if self.inherited.closed_stdio[index] => None,
+                None => FileId::numbered(index as RawFd).ok(),
+            };
+            id.map_or(StdioOrigin::Closed, StdioOrigin::Given)
+        })
     }
 
     /// Starts plain, since a capture cannot even be tried.

@@ -18,7 +18,6 @@ use nix::pty;
 use nix::sys::termios::{self, OutputFlags, SetArg};
 
 use crate::readiness::Source;
-use crate::snapshot::StdioOrigin;
 use crate::sys::{descriptors, kcmp, process, tty};
 
 /// How much is read at once.
@@ -293,23 +292,6 @@ fn copy_window_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
         // It is not worth a word if the program's terminal is gone already.
         let _ = tty::set_size(to, &size);
     }
-}
-
-/// Says by which inodes a capture will know the program's 0, 1 and 2: its ends
-/// of a tap, or ours, which it inherited and which we are about to let go.
-pub fn origins(ends: &Ends, closed: [bool; 3]) -> [StdioOrigin; 3] {
-    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-    let ours = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-    std::array::from_fn(|number| {
-        if closed[number] {
-            return StdioOrigin::Closed;
-        }
-        let fd = ends[number].as_ref().map_or(ours[number], AsFd::as_fd);
-        match nix::sys::stat::fstat(fd) {
-            Ok(stat) => StdioOrigin::Inode { dev: stat.st_dev, ino: stat.st_ino },
-            Err(_) => StdioOrigin::Programs,
-        }
-    })
 }
 
 /// Closes our copies of the program's standard descriptors, so that a reader

@@ -49,7 +49,7 @@ fn layout(name: &str, mm: &MmEntry) -> Checked {
         })?;
     }
     let auxv = mm.mm_saved_auxv.len();
-    require(auxv <= MAX_AUXV && auxv % 2 == 0, name, || {
+    require(auxv <= MAX_AUXV && auxv.is_multiple_of(2), name, || {
         format!("the auxiliary vector has {auxv} words")
     })?;
     require((0..=2).contains(&mm.dumpable.unwrap_or(0)), name, || "dumpable is wrong".into())
@@ -57,7 +57,8 @@ fn layout(name: &str, mm: &MmEntry) -> Checked {
 
 fn mapping(name: &str, files: &Files<'_>, vma: &VmaEntry) -> Checked {
     let at = |what: &str| format!("the mapping at {:#x} {what}", vma.start);
-    let aligned = [vma.start, vma.end, vma.pgoff].iter().all(|value| value % PAGE_SIZE == 0);
+    let aligned =
+        [vma.start, vma.end, vma.pgoff].iter().all(|value| value.is_multiple_of(PAGE_SIZE));
     require(aligned, name, || at("is not page-aligned"))?;
     require(vma.start < vma.end, name, || at("is empty"))?;
     let end = if vma.status & vma_status::VSYSCALL != 0 {

@@ -1,0 +1,121 @@
+//! What of this machine an image is only valid with.
+
+use std::fs;
+
+use sha2::{Digest, Sha256};
+
+use super::plan::{KernelAreaKind, Plan};
+use crate::sys::{arch, auxv};
+
+/// The machine, as far as a restore depends on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// The boot's random id: monotonic time starts anew with it
+    /// (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    /// SHA-256 of the vDSO, into which threads may have been stopped and whose
+    /// addresses the C library remembers.
+    pub vdso_digest: [u8; 32],
+    /// The processor's extended-state features (XCR0).
+    pub xfeatures: u64,
+}
+
+impl Host {
+    /// Reads this machine.
+    pub fn read() -> Self {
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self {
+            boot_id: boot_id.trim().to_owned(),
+            vdso_digest: Sha256::digest(auxv::vdso().unwrap_or_default()).into(),
+            xfeatures: arch::xfeatures(),
+        }
+    }
+
+    /// Says why a plan made on another machine, or before a reboot, cannot be
+    /// used here.
+    pub fn refuses(&self, plan: &Plan) -> Option<&'static str> {
+        let plan = plan.file();
+        if plan.boot_id != self.boot_id {
+            Some("it was made before the last reboot, and its clock is ahead")
+        } else if plan.vdso_digest != self.vdso_digest {
+            Some("it was made under another kernel (the vDSO differs)")
+        } else if plan.xfeatures & !self.xfeatures != 0 {
+            Some("it was made on a processor with more features")
+        } else {
+            None
+        }
+    }
+}
+
+/// A memory area that the kernel gives every process, and where an image has
+/// it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Move {
+    /// Its address in this process.
+    pub addr: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Its address in the image.
+    pub target: u64,
+}
+
+/// Says where the kernel's areas of this process (`/proc/self/maps`) belong in
+/// a restored one; `None` if they are not those that the image had.
+///
+/// `[vvar_vclock]` (Linux 6.13) lies behind `[vvar]`, and an image has both as
+/// one area.
+pub fn kernel_moves(plan: &Plan) -> Option<Vec<Move>> {
+    let maps = fs::read_to_string("/proc/self/maps").ok()?;
+    let own: Vec<(Area, u64, u64)> = maps.lines().filter_map(parse).collect();
+    let len_of = |wanted: &[Area]| -> u64 {
+        own.iter().filter(|(area, ..)| wanted.contains(area)).map(|(_, _, len)| len).sum()
+    };
+    let mut moves = Vec::with_capacity(3);
+    for (kind, parts) in [
+        (KernelAreaKind::Vdso, &[Area::Vdso][..]),
+        (KernelAreaKind::Vvar, &[Area::Vvar, Area::VvarVclock][..]),
+    ] {
+        let target = plan.file().kernel_areas.iter().find(|area| area.kind() == kind)?;
+        if target.len != len_of(parts) {
+            return None;
+        }
+        let mut at = target.addr;
+        for (_, addr, len) in own.iter().filter(|(area, ..)| parts.contains(area)) {
+            moves.push(Move { addr: *addr, len: *len, target: at });
+            at += len;
+        }
+    }
+    Some(moves)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Area {
+    Vdso,
+    Vvar,
+    VvarVclock,
+}
+
+fn parse(line: &str) -> Option<(Area, u64, u64)> {
+    let area = match line.rsplit(' ').next()? {
+        "[vdso]" => Area::Vdso,
+        "[vvar]" => Area::Vvar,
+        "[vvar_vclock]" => Area::VvarVclock,
+        _ => return None,
+    };
+    let (start, end) = line.split(' ').next()?.split_once('-')?;
+    let addr = u64::from_str_radix(start, 16).ok()?;
+    let end = u64::from_str_radix(end, 16).ok()?;
+    Some((area, addr, end.checked_sub(addr)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_areas_of_a_line_are_known() {
+        let line = "7f2d6f7b9000-7f2d6f7bb000 r-xp 00000000 00:00 0                          [vdso]";
+        assert_eq!(parse(line), Some((Area::Vdso, 0x7f2d_6f7b_9000, 0x2000)));
+        assert_eq!(parse("7f2d6f7b9000-7f2d6f7bb000 r-xp 00000000 00:00 0 [stack]"), None);
+    }
+}

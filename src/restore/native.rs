@@ -1,0 +1,370 @@
+//! The native engine: makes the process, runs the program in it, waits for
+//! its release.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+use super::host::{self, Host};
+use super::plan::{PLAN_FILE, Plan};
+use super::program::{self, Layout, Program, Step, Surroundings};
+use super::{CannotRestore, Request, Restored};
+use crate::image::PAGES_FILE;
+use crate::privilege;
+use crate::sys::arch;
+use crate::sys::clone3::{CLONE_CLEAR_SIGHAND, CloneArgs};
+use crate::sys::limits;
+use crate::sys::memory::{FixedMapping, LEN_PAGE, Sharing};
+
+/// Words of the report page: whether the program is released (1) or was given
+/// up (2), what failed, and where.
+const REPORT_STATE: usize = 0;
+const REPORT_RESULT: usize = 8;
+const REPORT_AT: usize = 16;
+const RELEASED: u32 = 1;
+const GIVEN_UP: u32 = 2;
+/// Above this a descriptor of the restore's own never meets one of the
+/// program's.
+const LOWEST_SLOT: u32 = 64;
+
+fn unusable(what: impl Into<String>) -> CannotRestore {
+    CannotRestore::Unusable(what.into())
+}
+
+/// Restores with the native engine.
+///
+/// Must be called from the main thread: the program's parent-death signal
+/// hangs on it.
+pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
+    let started = Instant::now();
+    let plan = Plan::read(request.dir).map_err(|error| match std::error::Error::source(&error) {
+        Some(source) => unusable(format!("{error}: {source}")),
+        None => unusable(error.to_string()),
+    })?;
+    if let Some(reason) = Host::read().refuses(&plan) {
+        return Err(unusable(format!("the image cannot be used: {reason}")));
+    }
+    let kernel_areas = host::kernel_moves(&plan)
+        .ok_or_else(|| unusable("the kernel's own memory areas are others than in the image"))?;
+    let closed: Vec<RawFd> = (0..).zip(request.closed_stdio).filter(|(_, closed)| *closed).map(|(fd, _)| fd).collect();
+    let slots = Slots::open(request, &plan)?;
+    let surroundings = Surroundings {
+        parent: std::process::id() as i32,
+        kernel_areas: &kernel_areas,
+        pages: slots.pages.as_raw_fd(),
+        exe: slots.exe.as_raw_fd(),
+        signal: slots.signal.as_raw_fd(),
+        callers: &slots.numbers(),
+        closed: &closed,
+        ignored: request.ignored,
+        capabilities: privilege::of_a_cold_start(),
+        nofile: slots.nofile.as_ref().map(|limit| limit.before),
+    };
+    let stage = Stage::set_up(&plan, &surroundings)?;
+    let before_clone = started.elapsed();
+    let pid = stage.start(&plan)?;
+    // The child's ends are the child's alone: its death closes them.
+    let reader = slots.into_reader();
+    stage.wait(&plan, pid, reader, request.deadline)?;
+    Ok(Restored { pid, app_pid: pid, before_clone, total: started.elapsed() })
+}
+
+/// Descriptors of the restore, all above the program's.
+struct Slots {
+    pages: OwnedFd,
+    exe: OwnedFd,
+    signal: OwnedFd,
+    reader: OwnedFd,
+    callers: Vec<(RawFd, OwnedFd)>,
+    nofile: Option<RaisedLimit>,
+}
+
+/// A limit of descriptors that had to be raised; put back on drop.
+#[derive(Debug)]
+struct RaisedLimit {
+    before: (u64, u64),
+}
+
+impl Drop for RaisedLimit {
+    fn drop(&mut self) {
+        let (soft, hard) = self.before;
+        // Lowering a soft limit to what it was cannot fail.
+        let _ = limits::set(libc::RLIMIT_NOFILE, soft, hard);
+    }
+}
+
+impl Slots {
+    fn open(request: &Request<'_>, plan: &Plan) -> Result<Self, CannotRestore> {
+        let file = plan.file();
+        // Two more: the ends of a pipe may both be made above the last one.
+        let lowest = (file.fd_ceiling + 2).max(LOWEST_SLOT);
+        let nofile = raise_limit(u64::from(lowest) + 16 + request.keep.len() as u64)?;
+        let above = |fd: &dyn AsFd| {
+            fcntl(fd.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(lowest as RawFd))
+                .map(crate::sys::pidfd::adopt)
+                .map_err(|error| unusable(format!("descriptors above {lowest}: {error}")))
+        };
+        let pages = open(&request.dir.join(PAGES_FILE))?;
+        let len = pages.metadata().map_err(|error| unusable(error.to_string()))?.len();
+        if len != file.len_pages {
+            return Err(unusable(format!(
+                "{PAGES_FILE} has {len} bytes, {PLAN_FILE} asks for {}",
+                file.len_pages
+            )));
+        }
+        let exe = open(Path::new(std::ffi::OsStr::from_bytes(&file.exe)))?;
+        let (reader, writer) = io::pipe().map_err(|error| unusable(error.to_string()))?;
+        let mut callers = Vec::new();
+        for given in &file.given {
+            let number = given.source;
+            let known = callers.iter().any(|(known, _)| *known == number);
+            if known || number <= 2 && given.fd == number {
+                continue;
+            }
+            if number > 2 && !request.keep.contains(&number) {
+                return Err(unusable(format!("the program keeps the caller's descriptor {number}")));
+            }
+            let duplicate = crate::sys::pidfd::duplicate_above(number, lowest as RawFd)
+                .map_err(|error| unusable(format!("the caller's descriptor {number}: {error}")))?;
+            callers.push((number, duplicate));
+        }
+        Ok(Self {
+            pages: above(&pages)?,
+            exe: above(&exe)?,
+            signal: above(&writer)?,
+            reader: reader.into(),
+            callers,
+            nofile,
+        })
+    }
+
+    fn numbers(&self) -> Vec<(RawFd, RawFd)> {
+        self.callers.iter().map(|(number, duplicate)| (*number, duplicate.as_raw_fd())).collect()
+    }
+
+    fn into_reader(self) -> OwnedFd {
+        self.reader
+    }
+}
+
+fn open(path: &Path) -> Result<File, CannotRestore> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_CLOEXEC)
+        .open(path)
+        .map_err(|error| unusable(format!("{}: {error}", path.display())))
+}
+
+/// Makes room for `count` descriptors.
+fn raise_limit(count: u64) -> Result<Option<RaisedLimit>, CannotRestore> {
+    let fail = |error: io::Error| unusable(format!("limit of descriptors: {error}"));
+    let before = limits::get(0, libc::RLIMIT_NOFILE).map_err(fail)?;
+    if before.0 >= count {
+        return Ok(None);
+    }
+    limits::set(libc::RLIMIT_NOFILE, count.min(before.1), before.1).map_err(fail)?;
+    Ok(Some(RaisedLimit { before }))
+}
+
+/// Memory at the place where the new process will have it.
+struct Stage {
+    _stay: FixedMapping,
+    _program: FixedMapping,
+    report: FixedMapping,
+    layout: Layout,
+    program: Program,
+}
+
+impl Stage {
+    /// Lowers the plan at the first place that is free here, too.
+    fn set_up(plan: &Plan, around: &Surroundings<'_>) -> Result<Self, CannotRestore> {
+        let mut last = None;
+        for place in &plan.file().places {
+            let (program, layout) = program::lower(plan, around, *place);
+            if layout.parking + 64 * LEN_PAGE - place > plan.file().len_place {
+                return Err(unusable("the plan leaves too little place for the restore"));
+            }
+            match Self::map(program, layout) {
+                Ok(stage) => return Ok(stage),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(unusable(format!("no place for the restore: {}", last.unwrap_or_else(|| io::ErrorKind::Other.into()))))
+    }
+
+    fn map(program: Program, layout: Layout) -> io::Result<Self> {
+        let len_stay = (layout.program - layout.code) as usize;
+        let mut stay = FixedMapping::new(layout.code, len_stay, Sharing::Private)?;
+        let code = arch::interpreter_code();
+        stay.bytes_mut()[..code.len()].copy_from_slice(code);
+        stay.protect_code(LEN_PAGE as usize)?;
+        let len = layout.len_program as usize;
+        let mut place = FixedMapping::new(layout.program, len, Sharing::Private)?;
+        place.bytes_mut()[..program.bytes.len()].copy_from_slice(&program.bytes);
+        let report = FixedMapping::new(layout.report, LEN_PAGE as usize, Sharing::Shared)?;
+        Ok(Self { _stay: stay, _program: place, report, layout, program })
+    }
+
+    /// Makes the process with the leader's pid; it starts at once.
+    fn start(&self, plan: &Plan) -> Result<i32, CannotRestore> {
+        let pid = plan.pid();
+        let set_tid = [pid];
+        let args = CloneArgs {
+            flags: CLONE_CLEAR_SIGHAND,
+            exit_signal: libc::SIGCHLD as u64,
+            set_tid: set_tid.as_ptr() as u64,
+            set_tid_size: 1,
+            ..Default::default()
+        }
+        .to_bytes();
+        // A signal in the child before its masks are there would end it.
+        let blocked = Blocked::all();
+        let result = privilege::raised(|| {
+            crate::sys::clone3::run_program(
+                &args,
+                self.layout.code,
+                self.layout.program,
+                self.layout.report,
+            )
+        });
+        drop(blocked);
+        match result {
+            Ok(child) if child == pid => Ok(pid),
+            Ok(child) => {
+                end(child);
+                Err(unusable(format!("the kernel gave pid {child} instead of {pid}")))
+            }
+            Err(error) => Err(match error.raw_os_error() {
+                Some(libc::EEXIST) => CannotRestore::PidTaken(pid),
+                Some(libc::EPERM) => CannotRestore::NotPermitted,
+                _ => CannotRestore::Step { step: "clone3".into(), errno: error.to_string() },
+            }),
+        }
+    }
+
+    /// Waits until the program is released, the process ended or the deadline
+    /// passed. On failure nothing of it is left.
+    fn wait(
+        &self,
+        plan: &Plan,
+        pid: i32,
+        reader: OwnedFd,
+        deadline: Duration,
+    ) -> Result<(), CannotRestore> {
+        let until = Instant::now() + deadline;
+        let mut reader = File::from(reader);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, timeout) {
+                Ok(0) if left.is_zero() => {
+                    let state = self.report.word(REPORT_STATE);
+                    let gave_up = state.compare_exchange(
+                        0,
+                        GIVEN_UP,
+                        Ordering::AcqRel,
+                        Ordering::Acquire,
+                    );
+                    if gave_up.is_err() {
+                        // Released in this very moment.
+                        return Ok(());
+                    }
+                    end(pid);
+                    return Err(CannotRestore::Deadline(deadline));
+                }
+                Ok(0) => {}
+                Ok(_) => break,
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => {
+                    end(pid);
+                    return Err(unusable(format!("waiting for the restore: {error}")));
+                }
+            }
+        }
+        let mut byte = [0];
+        let read = reader.read(&mut byte).unwrap_or(0);
+        if read == 1 || self.report.word(REPORT_STATE).load(Ordering::Acquire) == RELEASED {
+            return Ok(());
+        }
+        end(pid);
+        Err(self.failure(plan))
+    }
+
+    /// Says what failed, from the report page.
+    fn failure(&self, plan: &Plan) -> CannotRestore {
+        let word = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&self.report.bytes()[at..at + 8]);
+            u64::from_ne_bytes(word)
+        };
+        let (result, at) = (word(REPORT_RESULT) as i64, word(REPORT_AT));
+        let Some(step) = self.program.step_at(&self.layout, at) else {
+            return CannotRestore::Step {
+                step: "the restore".into(),
+                errno: "the new process died".into(),
+            };
+        };
+        let errno = match result {
+            -4095..=-1 => io::Error::from_raw_os_error(-result as i32).to_string(),
+            other => format!("unexpected result {other}"),
+        };
+        let step = match step {
+            Step::Spawn(tid) if result == -i64::from(libc::EEXIST) => {
+                return CannotRestore::PidTaken(tid);
+            }
+            Step::Spawn(_) if result == -i64::from(libc::EPERM) => {
+                return CannotRestore::NotPermitted;
+            }
+            Step::Spawn(tid) => format!("making thread {tid}"),
+            Step::Own(what) => what.to_owned(),
+            Step::Plan(index) => describe(plan, plan.file().operations.get(index as usize)),
+            Step::Thread(thread, index) => {
+                let thread = plan.file().threads.get(thread as usize);
+                describe(plan, thread.and_then(|thread| thread.operations.get(index as usize)))
+            }
+        };
+        CannotRestore::Step { step, errno }
+    }
+}
+
+fn describe(plan: &Plan, operation: Option<&super::plan::Operation>) -> String {
+    operation.map_or_else(String::new, |operation| plan.describe(operation))
+}
+
+/// Ends a child that never was released, and reaps it: its pids are free then.
+fn end(pid: i32) {
+    let pid = Pid::from_raw(pid);
+    // It may have ended by itself.
+    let _ = kill(pid, Signal::SIGKILL);
+    let _ = waitpid(pid, None);
+}
+
+/// All signals blocked in this thread, until dropped.
+struct Blocked(SigSet);
+
+impl Blocked {
+    fn all() -> Self {
+        let mut before = SigSet::empty();
+        // Cannot fail: the arguments are right by their types.
+        let _ = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), Some(&mut before));
+        Self(before)
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.0), None);
+    }
+}

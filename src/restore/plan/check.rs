@@ -1,0 +1,280 @@
+//! Checks every operand of a plan that was read.
+//!
+//! What is allowed is what the planner writes, call by call: a table of
+//! argument kinds. Addresses lie in the user half, lengths do not wrap,
+//! pointers lie inside the plan's own data.
+
+use super::{Arg, KernelAreaKind, Operation, PlanFile};
+use crate::sys::arch::TASK_SIZE;
+
+/// Lowest address that may be mapped (`vm.mmap_min_addr` is 65536 by default;
+/// the kernel has the last word).
+const MIN_ADDR: u64 = 4096;
+const LEN_PAGE: u64 = 4096;
+const MAX_THREADS: usize = 100_000;
+const MAX_OPERATIONS: usize = 4_000_000;
+/// `kernel.pid_max` never exceeds this (`PID_MAX_LIMIT`).
+pub const MAX_PID: i32 = 1 << 22;
+/// The kernel's `NR_OPEN` default limits descriptors of any process.
+const MAX_FD: u64 = 1 << 20;
+/// A frame of `rt_sigreturn` with everything AVX-512 has is some 3 KB.
+const MAX_FRAME: u64 = 1 << 16;
+
+/// What an argument must be.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// An address of user memory; the next argument is its length.
+    Range,
+    /// Any number.
+    Any,
+    /// A number below 2^31: flags, sizes, small values.
+    Small,
+    /// A descriptor: a number, the pages file, or the caller's.
+    Fd,
+    /// A path, with its zero byte, in the data.
+    Path,
+    /// A structure of this length in the data.
+    Struct(u64),
+    /// Bytes in the data; the next argument is their length.
+    Bytes,
+    /// An address of user memory, or 0.
+    Address,
+    /// One of a few values.
+    OneOf(&'static [u64]),
+    /// Zero.
+    Zero,
+    /// Flags that must be there, flags that may be there.
+    Flags(u64, u64),
+}
+
+use Kind::{Address, Any, Bytes, Fd, Flags, OneOf, Path, Range, Small, Struct, Zero};
+
+const MAP: u64 = libc::MAP_FIXED as u64;
+const MAP_MAY: u64 = (libc::MAP_PRIVATE
+    | libc::MAP_SHARED
+    | libc::MAP_ANONYMOUS
+    | libc::MAP_NORESERVE
+    | libc::MAP_GROWSDOWN
+    | libc::MAP_LOCKED) as u64;
+const PRCTLS: &[u64] = &[
+    libc::PR_SET_DUMPABLE as u64,
+    libc::PR_SET_NO_NEW_PRIVS as u64,
+    libc::PR_SET_CHILD_SUBREAPER as u64,
+    libc::PR_SET_THP_DISABLE as u64,
+];
+const PR_SET_NAME: u64 = libc::PR_SET_NAME as u64;
+const SETLK: u64 = libc::F_SETLK as u64;
+const SETFL: &[u64] = &[libc::F_SETFL as u64, libc::F_SETFD as u64];
+
+/// `AT_FDCWD`, as an argument register holds it.
+pub const AT_FDCWD: u64 = libc::AT_FDCWD as i64 as u64;
+
+/// The calls that a plan may make.
+fn signature(number: i64, selector: u64) -> Option<&'static [Kind]> {
+    Some(match number {
+        libc::SYS_mmap => &[Range, Any, Flags(0, 7), Flags(MAP, MAP_MAY), Fd, Any],
+        libc::SYS_mprotect => &[Range, Any, Flags(0, 7)],
+        libc::SYS_madvise => &[Range, Any, Small],
+        libc::SYS_mlock2 => &[Range, Any, OneOf(&[0, 1])],
+        libc::SYS_pread64 => &[Fd, Range, Any, Any],
+        libc::SYS_openat => &[OneOf(&[AT_FDCWD]), Path, Small, Small],
+        libc::SYS_mkdirat => &[OneOf(&[AT_FDCWD]), Path, Small],
+        libc::SYS_unlinkat => &[OneOf(&[AT_FDCWD]), Path, Zero],
+        libc::SYS_chdir => &[Path],
+        libc::SYS_close => &[Fd],
+        libc::SYS_dup3 => &[Fd, Fd, OneOf(&[0, libc::O_CLOEXEC as u64])],
+        libc::SYS_lseek => &[Fd, Any, OneOf(&[0, 1, 2])],
+        libc::SYS_write => &[Fd, Bytes, Any],
+        libc::SYS_fcntl if selector == SETLK => &[Fd, OneOf(&[SETLK]), Struct(32)],
+        libc::SYS_fcntl => &[Fd, OneOf(SETFL), Small],
+        libc::SYS_flock | libc::SYS_fchmod | libc::SYS_listen => &[Fd, Small],
+        libc::SYS_eventfd2 => &[Small, Small],
+        libc::SYS_epoll_create1 | libc::SYS_umask | libc::SYS_personality => &[Small],
+        libc::SYS_epoll_ctl => &[Fd, OneOf(&[1]), Fd, Struct(12)],
+        libc::SYS_timerfd_create => &[Small, Small],
+        libc::SYS_timerfd_settime => &[Fd, Small, Struct(32), Zero],
+        libc::SYS_signalfd4 => &[OneOf(&[u64::MAX]), Struct(8), OneOf(&[8]), Small],
+        libc::SYS_socket => &[Small, Small, Small],
+        libc::SYS_socketpair => &[Small, Small, Small, Struct(8)],
+        libc::SYS_pipe2 => &[Struct(8), Small],
+        libc::SYS_setsockopt => &[Fd, Small, Small, Bytes, Any],
+        libc::SYS_bind => &[Fd, Bytes, Any],
+        libc::SYS_shutdown => &[Fd, OneOf(&[0, 1, 2])],
+        libc::SYS_rt_sigaction => &[Small, Struct(32), Zero, OneOf(&[8])],
+        libc::SYS_prlimit64 => &[Zero, Small, Struct(16), Zero],
+        libc::SYS_membarrier => &[Small, Zero],
+        libc::SYS_setitimer => &[OneOf(&[0, 1, 2]), Struct(32), Zero],
+        libc::SYS_prctl if selector == PR_SET_NAME => &[OneOf(&[PR_SET_NAME]), Struct(16)],
+        libc::SYS_prctl => &[OneOf(PRCTLS), Small, Zero, Zero, Zero],
+        libc::SYS_arch_prctl => &[OneOf(&[0x1001, 0x1002]), Address],
+        libc::SYS_set_tid_address => &[Address],
+        libc::SYS_set_robust_list => &[Address, OneOf(&[24])],
+        libc::SYS_rseq => &[Address, Small, Zero, Any],
+        _ => return None,
+    })
+}
+
+/// Checks a whole plan; the error says what is wrong.
+pub fn check(plan: &PlanFile) -> Result<(), String> {
+    threads(plan)?;
+    if u64::from(plan.fd_ceiling) > MAX_FD || !plan.len_pages.is_multiple_of(LEN_PAGE) {
+        return Err("its sizes cannot be".into());
+    }
+    if plan.vdso_digest.len() != 32 || plan.exe.first() != Some(&b'/') || plan.exe.contains(&0) {
+        return Err("its program or digest cannot be".into());
+    }
+    for given in &plan.given {
+        let inside = |fd: i32| u64::try_from(fd).is_ok_and(|fd| fd < MAX_FD);
+        if !inside(given.fd) || !inside(given.source) || given.fd as u32 >= plan.fd_ceiling {
+            return Err(format!("descriptor {} cannot be", given.fd));
+        }
+    }
+    if plan.closed.iter().any(|fd| !(0..3).contains(fd)) {
+        return Err("its closed descriptors cannot be".into());
+    }
+    areas(plan)?;
+    in_data(plan, plan.memory_map.auxv_offset, plan.memory_map.auxv_len)?;
+    for (index, operation) in plan.operations.iter().enumerate() {
+        self::operation(plan, operation).map_err(|what| format!("operation {index}: {what}"))?;
+    }
+    Ok(())
+}
+
+fn threads(plan: &PlanFile) -> Result<(), String> {
+    let mut tids: Vec<i32> = plan.threads.iter().map(|thread| thread.tid).collect();
+    tids.sort_unstable();
+    tids.dedup();
+    let (Some(lowest), Some(highest)) = (tids.first(), tids.last()) else {
+        return Err("it has no threads".into());
+    };
+    if tids.len() != plan.threads.len() || *lowest < 2 || *highest >= MAX_PID {
+        return Err("its pids cannot be".into());
+    }
+    let count = plan.threads.iter().map(|thread| thread.operations.len()).sum::<usize>();
+    if tids.len() > MAX_THREADS || count + plan.operations.len() > MAX_OPERATIONS {
+        return Err("it is too large".into());
+    }
+    for thread in &plan.threads {
+        for operation in &thread.operations {
+            self::operation(plan, operation)
+                .map_err(|what| format!("thread {}: {what}", thread.tid))?;
+        }
+        in_data(plan, thread.frame_offset, thread.frame_len)?;
+        let len_fits = (304..=MAX_FRAME).contains(&thread.frame_len);
+        if !len_fits || !thread.frame_addr.is_multiple_of(64) {
+            return Err(format!("the frame of thread {} cannot be", thread.tid));
+        }
+        if thread.frame_addr != 0 {
+            range(thread.frame_addr, thread.frame_len)?;
+        }
+    }
+    Ok(())
+}
+
+fn areas(plan: &PlanFile) -> Result<(), String> {
+    let mut kinds: Vec<i32> = plan.kernel_areas.iter().map(|area| area.kind).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    if kinds.len() != plan.kernel_areas.len() {
+        return Err("a kernel area is there twice".into());
+    }
+    for area in &plan.kernel_areas {
+        if KernelAreaKind::try_from(area.kind).is_err() || area.len > 64 * LEN_PAGE {
+            return Err("a kernel area cannot be".into());
+        }
+        whole_pages(area.addr, area.len)?;
+    }
+    if plan.places.is_empty() || plan.places.len() > 64 || plan.len_place > 1 << 40 {
+        return Err("it leaves no place for the restore".into());
+    }
+    plan.places.iter().try_for_each(|place| whole_pages(*place, plan.len_place.max(LEN_PAGE)))
+}
+
+fn range(addr: u64, len: u64) -> Result<(), String> {
+    let end = addr.checked_add(len);
+    if addr >= MIN_ADDR && end.is_some_and(|end| end <= TASK_SIZE) {
+        Ok(())
+    } else {
+        Err(format!("{addr:#x}+{len:#x} is not user memory"))
+    }
+}
+
+fn whole_pages(addr: u64, len: u64) -> Result<(), String> {
+    range(addr, len)?;
+    if addr.is_multiple_of(LEN_PAGE) && len.is_multiple_of(LEN_PAGE) && len > 0 {
+        Ok(())
+    } else {
+        Err(format!("{addr:#x}+{len:#x} is not made of pages"))
+    }
+}
+
+fn in_data(plan: &PlanFile, offset: u64, len: u64) -> Result<(), String> {
+    let end = offset.checked_add(len);
+    if end.is_some_and(|end| end <= plan.data.len() as u64) {
+        Ok(())
+    } else {
+        Err(format!("data {offset:#x}+{len:#x} is not there"))
+    }
+}
+
+fn operation(plan: &PlanFile, operation: &Operation) -> Result<(), String> {
+    let number = i64::from(operation.number);
+    let selector = if number == libc::SYS_fcntl { 1 } else { 0 };
+    let selector = match operation.arg(selector) {
+        Arg::Value(value) => value,
+        _ => 0,
+    };
+    let signature =
+        signature(number, selector).ok_or_else(|| format!("call {number} is not allowed"))?;
+    if operation.arguments.len() > signature.len()
+        || operation.kinds() >> (4 * operation.arguments.len()) != 0
+        || operation.check() > 2
+    {
+        return Err(format!("call {number} is malformed"));
+    }
+    for (index, kind) in signature.iter().enumerate() {
+        let next = operation.arg(index + 1);
+        argument(plan, *kind, operation.arg(index), next, number)
+            .map_err(|what| format!("argument {index} of call {number}: {what}"))?;
+    }
+    Ok(())
+}
+
+fn argument(plan: &PlanFile, kind: Kind, arg: Arg, next: Arg, number: i64) -> Result<(), String> {
+    let no = |what: &str| Err(format!("{arg:?} {what}"));
+    match (kind, arg) {
+        (Range, Arg::Value(addr)) => match next {
+            Arg::Value(len) if number == libc::SYS_pread64 => range(addr, len),
+            Arg::Value(len) => whole_pages(addr, len),
+            _ => no("has no length"),
+        },
+        (Any, Arg::Value(_)) | (Zero, Arg::Value(0)) => Ok(()),
+        (Small, Arg::Value(value)) if value < 1 << 31 => Ok(()),
+        (Fd, Arg::Pages) => Ok(()),
+        (Fd, Arg::Caller(fd)) if plan.given.iter().any(|given| given.source as u64 == fd) => Ok(()),
+        (Fd, Arg::Value(fd)) if fd < u64::from(plan.fd_ceiling).max(64) => Ok(()),
+        // An anonymous mapping has no descriptor.
+        (Fd, Arg::Value(u64::MAX)) if number == libc::SYS_mmap => Ok(()),
+        (Path, Arg::Data(offset)) => {
+            let rest = usize::try_from(offset).ok().and_then(|at| plan.data.get(at..));
+            match rest.and_then(|rest| rest.iter().take(4097).position(|byte| *byte == 0)) {
+                Some(len) if len > 0 => Ok(()),
+                _ => no("is not a path"),
+            }
+        }
+        (Struct(len), Arg::Data(offset)) => in_data(plan, offset, len),
+        (Bytes, Arg::Data(offset)) => match next {
+            Arg::Value(len) => in_data(plan, offset, len),
+            _ => no("has no length"),
+        },
+        (Address, Arg::Value(0)) => Ok(()),
+        (Address, Arg::Value(addr)) => range(addr, 8),
+        (OneOf(values), Arg::Value(value)) if values.contains(&value) => Ok(()),
+        (Flags(must, may), Arg::Value(flags))
+            if flags & must == must && flags & !(must | may) == 0 =>
+        {
+            Ok(())
+        }
+        _ => no("is not allowed"),
+    }
+}

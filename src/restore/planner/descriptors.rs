@@ -1,0 +1,368 @@
+//! Descriptors: in ascending order, with numbers that are known beforehand.
+//!
+//! A restore starts with nothing but 0, 1 and 2 open (and its own, far above
+//! the program's), so the number of every descriptor that a call makes is the
+//! lowest free one: the plan moves it to where it belongs and checks it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Check, Planner, PlannerError, Policy, value};
+use crate::image::Task;
+use crate::image::proto::{
+    EventpollFileEntry, FdTypes, FdinfoEntry, FileEntry, FileLockEntry, RegFileEntry,
+};
+use crate::restore::plan::{AT_FDCWD, Arg};
+
+mod sockets;
+
+const CLOEXEC: i32 = libc::O_CLOEXEC;
+/// `EFD_SEMAPHORE`.
+const SEMAPHORE: u32 = 1;
+/// Kinds of `FileLockEntry`.
+const POSIX_LOCK: u32 = 1;
+const FLOCK: u32 = 2;
+
+/// Which descriptor numbers are in use.
+pub(super) struct Numbers(BTreeSet<i32>);
+
+impl Numbers {
+    fn lowest_free(&self) -> i32 {
+        (0..).find(|number| !self.0.contains(number)).unwrap_or(i32::MAX)
+    }
+}
+
+/// A descriptor of the image on its way to its number.
+struct Target {
+    fd: i32,
+    cloexec: bool,
+}
+
+impl Target {
+    fn of(entry: &FdinfoEntry) -> Self {
+        Self { fd: entry.fd as i32, cloexec: entry.flags & libc::FD_CLOEXEC as u32 != 0 }
+    }
+
+    fn flag(&self) -> i32 {
+        if self.cloexec { CLOEXEC } else { 0 }
+    }
+}
+
+impl Planner<'_> {
+    /// Plans all descriptors; returns one more than the highest.
+    pub(super) fn descriptors(
+        &mut self,
+        task: &Task,
+        locks: &[FileLockEntry],
+    ) -> Result<u32, PlannerError> {
+        let mut numbers = Numbers((0..3).collect());
+        self.given(&mut numbers);
+        let mut entries: Vec<&FdinfoEntry> = task.fdinfo.iter().collect();
+        entries.sort_by_key(|entry| entry.fd);
+        let given = |fd: u32| self.facts.given.iter().any(|given| given.fd == fd as i32);
+        let own: Vec<&FdinfoEntry> = entries.iter().copied().filter(|e| !given(e.fd)).collect();
+        // Where each open file description has its first descriptor.
+        let mut made: BTreeMap<u32, i32> = BTreeMap::new();
+        for entry in &own {
+            let target = Target::of(entry);
+            if target.fd < 0 {
+                return Err(PlannerError::Inconsistent(format!("descriptor {}", entry.fd)));
+            }
+            match made.get(&entry.id) {
+                Some(first) => self.duplicate(*first, &target, &mut numbers),
+                None => self.make(entry.id, &target, &own, &mut made, &mut numbers)?,
+            }
+            made.entry(entry.id).or_insert(target.fd);
+        }
+        for entry in &own {
+            let file = self.file(entry.id)?;
+            if let Some(epoll) = file.epfd.clone().filter(|_| made[&entry.id] == entry.fd as i32) {
+                self.watches(entry.fd as i32, &epoll);
+            }
+        }
+        self.locks(locks)?;
+        for fd in self.facts.closed.clone() {
+            self.must(libc::SYS_close, &[value(fd)]);
+        }
+        let highest = entries.iter().map(|entry| entry.fd).max().map_or(0, |highest| highest + 1);
+        Ok(highest.max(3))
+    }
+
+    /// Puts the caller's descriptors where the program has them.
+    fn given(&mut self, numbers: &mut Numbers) {
+        for given in &self.facts.given.clone() {
+            let source = given.source.number();
+            let flag = if given.cloexec { CLOEXEC } else { 0 };
+            if given.fd != source || source > 2 {
+                let args = [Arg::Caller(source as u64), value(given.fd), value(flag)];
+                self.must(libc::SYS_dup3, &args);
+            } else if given.cloexec {
+                let set = [value(given.fd), value(libc::F_SETFD), value(libc::FD_CLOEXEC)];
+                self.may(libc::SYS_fcntl, &set);
+            }
+            numbers.0.insert(given.fd);
+        }
+    }
+
+    fn duplicate(&mut self, from: i32, target: &Target, numbers: &mut Numbers) {
+        self.must(libc::SYS_dup3, &[value(from), value(target.fd), value(target.flag())]);
+        numbers.0.insert(target.fd);
+    }
+
+    /// Moves a descriptor that was just made as `from` to its number.
+    fn settle(&mut self, from: i32, target: &Target, numbers: &mut Numbers) {
+        if from != target.fd {
+            self.duplicate(from, target, numbers);
+            self.must(libc::SYS_close, &[value(from)]);
+        }
+        numbers.0.insert(target.fd);
+    }
+
+    /// Adds a call that returns a descriptor, and moves that to its number.
+    fn create(&mut self, number: i64, args: &[Arg], target: &Target, numbers: &mut Numbers) {
+        let made = numbers.lowest_free();
+        self.push(number, args, Check::Equals(i64::from(made)));
+        self.settle(made, target, numbers);
+    }
+
+    fn make(
+        &mut self,
+        id: u32,
+        target: &Target,
+        all: &[&FdinfoEntry],
+        made: &mut BTreeMap<u32, i32>,
+        numbers: &mut Numbers,
+    ) -> Result<(), PlannerError> {
+        let file = self.file(id)?.clone();
+        let fd = target.fd;
+        let unsupported = |what: &str| PlannerError::Unsupported(format!("fd {fd} is {what}"));
+        let kind = FdTypes::try_from(file.r#type).unwrap_or(FdTypes::Und);
+        match kind {
+            FdTypes::Reg => {
+                let reg = file.reg.as_ref().ok_or_else(|| unsupported("a file without a path"))?;
+                self.regular(id, reg, target, numbers)
+            }
+            FdTypes::Eventfd => {
+                let event = file.efd.as_ref().ok_or_else(|| unsupported("an empty eventfd"))?;
+                let counter = u32::try_from(event.counter)
+                    .ok()
+                    .filter(|counter| *counter < 1 << 31)
+                    .ok_or_else(|| unsupported("an eventfd with a huge count"))?;
+                let semaphore = event.flags & libc::O_ACCMODE as u32 == 3;
+                let flags = nonblock(event.flags)
+                    | target.flag() as u32
+                    | if semaphore { SEMAPHORE } else { 0 };
+                self.create(libc::SYS_eventfd2, &[value(counter), value(flags)], target, numbers);
+                Ok(())
+            }
+            FdTypes::Eventpoll => {
+                self.create(libc::SYS_epoll_create1, &[value(target.flag())], target, numbers);
+                Ok(())
+            }
+            FdTypes::Signalfd => {
+                let signal = file.sgfd.as_ref().ok_or_else(|| unsupported("an empty signalfd"))?;
+                let mask = self.data.words(&[signal.sigmask]);
+                let flags = value(nonblock(signal.flags) | target.flag() as u32);
+                let args = [Arg::Value(u64::MAX), mask, value(8), flags];
+                self.create(libc::SYS_signalfd4, &args, target, numbers);
+                Ok(())
+            }
+            FdTypes::Timerfd => {
+                let timer = file.tfd.ok_or_else(|| unsupported("an empty timerfd"))?;
+                let flags = value(nonblock(timer.flags) | target.flag() as u32);
+                self.create(libc::SYS_timerfd_create, &[value(timer.clockid), flags], target, numbers);
+                // An expiration that was not read yet comes at once.
+                let pending = timer.ticks > 0 && timer.vsec == 0 && timer.vnsec == 0;
+                let nsec = if pending { 1 } else { timer.vnsec };
+                let words = [timer.isec, timer.insec, timer.vsec, nsec];
+                if timer.vsec != 0 || nsec != 0 {
+                    let spec = self.data.words(&words);
+                    let args = [value(fd), value(0), spec, value(0)];
+                    self.must(libc::SYS_timerfd_settime, &args);
+                }
+                Ok(())
+            }
+            FdTypes::Pipe => self.pipe(&file, target, all, made, numbers),
+            FdTypes::Inetsk => self.inet_socket(&file, target, numbers),
+            FdTypes::Unixsk => self.local_socket(&file, target, numbers),
+            other => Err(unsupported(&format!("of kind {}", other.as_str_name()))),
+        }
+    }
+
+    fn regular(
+        &mut self,
+        id: u32,
+        reg: &RegFileEntry,
+        target: &Target,
+        numbers: &mut Numbers,
+    ) -> Result<(), PlannerError> {
+        let lowest = numbers.lowest_free();
+        let once = (libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC) as u32;
+        let flags = reg.flags & !once | target.flag() as u32 | libc::O_NOCTTY as u32;
+        let path = self.path_of(id)?.to_vec();
+        let name = self.data.path(&path);
+        let at = Arg::Value(AT_FDCWD);
+        let expect = Check::Equals(i64::from(lowest));
+        match self.written.get(&id).copied() {
+            Some(Policy::Append { mode }) => {
+                self.directories(&path);
+                let flags = value(flags | libc::O_CREAT as u32);
+                self.push(libc::SYS_openat, &[at, name, flags, value(*mode)], expect);
+                self.settle(lowest, target, numbers);
+                self.must(libc::SYS_lseek, &[value(target.fd), value(0), value(libc::SEEK_END)]);
+            }
+            Some(Policy::Stream { mode, content }) => {
+                self.directories(&path);
+                self.recreate(&path, *mode, content, flags, lowest);
+                self.settle(lowest, target, numbers);
+            }
+            Some(Policy::Recreate { .. }) | None => {
+                self.open_path(id, flags, lowest)?;
+                self.settle(lowest, target, numbers);
+                if reg.pos != 0 {
+                    let args = [value(target.fd), value(reg.pos), value(libc::SEEK_SET)];
+                    self.push(libc::SYS_lseek, &args, Check::Equals(reg.pos as i64));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the making of every directory above a path that may be gone.
+    fn directories(&mut self, path: &[u8]) {
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        let ends: Vec<usize> = slashes.map(|(index, _)| index).filter(|index| *index > 0).collect();
+        for end in ends {
+            let name = self.data.path(&path[..end]);
+            self.may(libc::SYS_mkdirat, &[Arg::Value(AT_FDCWD), name, value(0o755)]);
+        }
+    }
+
+    /// Adds the making of a new file under an old name: whoever still has the
+    /// old file open keeps it.
+    pub(super) fn recreate(&mut self, path: &[u8], mode: u32, content: &[u8], flags: u32, fd: i32) {
+        let at = Arg::Value(AT_FDCWD);
+        self.directories(path);
+        let name = self.data.path(path);
+        self.may(libc::SYS_unlinkat, &[at, name, value(0)]);
+        let new = (libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW) as u32;
+        let args = [at, name, value(flags | new), value(mode)];
+        self.push(libc::SYS_openat, &args, Check::Equals(i64::from(fd)));
+        if !content.is_empty() {
+            let bytes = Arg::Data(self.data.put(content));
+            let args = [value(fd), bytes, value(content.len())];
+            self.push(libc::SYS_write, &args, Check::Equals(content.len() as i64));
+        }
+    }
+
+    /// Both ends of a pipe, wherever they belong.
+    fn pipe(
+        &mut self,
+        file: &FileEntry,
+        target: &Target,
+        all: &[&FdinfoEntry],
+        made: &mut BTreeMap<u32, i32>,
+        numbers: &mut Numbers,
+    ) -> Result<(), PlannerError> {
+        let lonely = || PlannerError::Unsupported(format!("fd {} is half a pipe", target.fd));
+        let pipe = file.pipe.as_ref().ok_or_else(lonely)?;
+        let writes = |flags: u32| flags & libc::O_ACCMODE as u32 == libc::O_WRONLY as u32;
+        let mut other = None;
+        for entry in all {
+            let candidate = self.file(entry.id)?.pipe.as_ref();
+            let candidate = candidate.filter(|other| other.pipe_id == pipe.pipe_id);
+            if let Some(end) = candidate.filter(|end| writes(end.flags) != writes(pipe.flags)) {
+                other = Some((entry.id, Target::of(entry), end.flags));
+                break;
+            }
+        }
+        let (other_id, other, other_flags) = other.ok_or_else(lonely)?;
+        let place = self.data.words(&[0]);
+        let read = numbers.lowest_free();
+        numbers.0.insert(read);
+        let write = numbers.lowest_free();
+        numbers.0.insert(write);
+        self.must(libc::SYS_pipe2, &[place, value(CLOEXEC)]);
+        let (own_end, other_end) = if writes(pipe.flags) { (write, read) } else { (read, write) };
+        // Both go out of the way of both targets first.
+        let ends = [(own_end, target, pipe.flags), (other_end, &other, other_flags)];
+        self.place_pair(ends, numbers);
+        made.insert(other_id, other.fd);
+        Ok(())
+    }
+
+    /// Moves two descriptors to their numbers, which may be each other's.
+    fn place_pair(&mut self, ends: [(i32, &Target, u32); 2], numbers: &mut Numbers) {
+        let [(mut first, one, one_flags), (second, two, two_flags)] = ends;
+        if second == one.fd && first != one.fd {
+            // The first one's place is taken by the second: step aside.
+            let aside = numbers.lowest_free();
+            self.push(libc::SYS_dup3, &[value(first), value(aside), value(0)], Check::Ok);
+            self.must(libc::SYS_close, &[value(first)]);
+            numbers.0.remove(&first);
+            first = aside;
+            numbers.0.insert(aside);
+            self.place(second, two, two_flags, numbers);
+            self.place(first, one, one_flags, numbers);
+        } else if first == two.fd && second != two.fd {
+            self.place(first, one, one_flags, numbers);
+            self.place(second, two, two_flags, numbers);
+        } else {
+            self.place(first, one, one_flags, numbers);
+            self.place(second, two, two_flags, numbers);
+        }
+    }
+
+    fn place(&mut self, from: i32, target: &Target, flags: u32, numbers: &mut Numbers) {
+        if from == target.fd {
+            let flag = if target.cloexec { libc::FD_CLOEXEC } else { 0 };
+            self.must(libc::SYS_fcntl, &[value(from), value(libc::F_SETFD), value(flag)]);
+        } else {
+            numbers.0.remove(&from);
+            self.settle(from, target, numbers);
+        }
+        if nonblock(flags) != 0 {
+            let args = [value(target.fd), value(libc::F_SETFL), value(nonblock(flags))];
+            self.must(libc::SYS_fcntl, &args);
+        }
+    }
+
+    fn watches(&mut self, fd: i32, epoll: &EventpollFileEntry) {
+        const EPOLL_CTL_ADD: u64 = 1;
+        for watch in &epoll.tfd {
+            // struct epoll_event is packed on x86-64: 32 and 64 bits.
+            let mut event = watch.events.to_le_bytes().to_vec();
+            event.extend(watch.data.to_le_bytes());
+            let event = Arg::Data(self.data.put(&event));
+            let args = [value(fd), Arg::Value(EPOLL_CTL_ADD), value(watch.tfd), event];
+            self.must(libc::SYS_epoll_ctl, &args);
+        }
+    }
+
+    fn locks(&mut self, locks: &[FileLockEntry]) -> Result<(), PlannerError> {
+        for lock in locks {
+            let shared = lock.r#type as i32 == libc::F_RDLCK;
+            match lock.flag {
+                FLOCK => {
+                    let how = if shared { libc::LOCK_SH } else { libc::LOCK_EX } | libc::LOCK_NB;
+                    self.must(libc::SYS_flock, &[value(lock.fd), value(how)]);
+                }
+                POSIX_LOCK => {
+                    // struct flock: type, whence, (padding,) start, len, pid.
+                    let head = u64::from(lock.r#type as u16);
+                    let words = [head, lock.start as u64, lock.len as u64, 0];
+                    let lock_data = self.data.words(&words);
+                    self.must(libc::SYS_fcntl, &[value(lock.fd), value(libc::F_SETLK), lock_data]);
+                }
+                other => {
+                    let what = format!("fd {} has a lock of kind {other}", lock.fd);
+                    return Err(PlannerError::Unsupported(what));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn nonblock(flags: u32) -> u32 {
+    flags & libc::O_NONBLOCK as u32
+}

@@ -1,0 +1,136 @@
+//! Sockets that listen or are not connected.
+
+use super::{Numbers, Planner, PlannerError, Target, nonblock, value};
+use crate::image::proto::{FileEntry, InetSkEntry};
+use crate::restore::plan::Arg;
+use crate::snapshot::files::{TCP_LISTEN, address_of};
+use crate::sys::socket::socket_address;
+
+/// The kernel's defaults (`tcp(7)`): probes, seconds idle, seconds between.
+const KEEPALIVE: [(i32, u32); 3] =
+    [(libc::TCP_KEEPCNT, 9), (libc::TCP_KEEPIDLE, 7200), (libc::TCP_KEEPINTVL, 75)];
+/// `SOCK_SNDBUF_LOCK`, `SOCK_RCVBUF_LOCK`: the size was set by the program.
+const SNDBUF_LOCK: u32 = 1;
+const RCVBUF_LOCK: u32 = 2;
+
+impl Planner<'_> {
+    pub(super) fn inet_socket(
+        &mut self,
+        file: &FileEntry,
+        target: &Target,
+        numbers: &mut Numbers,
+    ) -> Result<(), PlannerError> {
+        let fd = target.fd;
+        let wrong = |what: &str| PlannerError::Inconsistent(format!("fd {fd}: {what}"));
+        let socket = file.isk.as_ref().ok_or_else(|| wrong("no socket"))?;
+        let kind = socket.r#type | nonblock(socket.flags) | target.flag() as u32;
+        let args = [value(socket.family), value(kind), value(socket.proto)];
+        self.create(libc::SYS_socket, &args, target, numbers);
+        self.options(fd, socket);
+        let listens = socket.state == TCP_LISTEN;
+        if socket.src_port != 0 || listens {
+            let ip = address_of(&socket.src_addr, socket.family as i32);
+            let ip = ip.ok_or_else(|| wrong("no address"))?;
+            let port = u16::try_from(socket.src_port).map_err(|_| wrong("no possible port"))?;
+            let address = socket_address(ip, port);
+            let bytes = Arg::Data(self.data.put(&address));
+            self.must(libc::SYS_bind, &[value(fd), bytes, value(address.len())]);
+        }
+        if listens {
+            self.must(libc::SYS_listen, &[value(fd), value(socket.backlog.min(1 << 30))]);
+        }
+        Ok(())
+    }
+
+    fn int_option(&mut self, fd: i32, level: i32, name: i32, number: u32) {
+        let bytes = Arg::Data(self.data.put(&number.to_le_bytes()));
+        self.must(libc::SYS_setsockopt, &[value(fd), value(level), value(name), bytes, value(4)]);
+    }
+
+    fn words_option(&mut self, fd: i32, name: i32, words: &[u64]) {
+        let bytes = self.data.words(words);
+        let len = value(words.len() * 8);
+        self.must(libc::SYS_setsockopt, &[value(fd), value(libc::SOL_SOCKET), value(name), bytes, len]);
+    }
+
+    fn options(&mut self, fd: i32, socket: &InetSkEntry) {
+        let opts = &socket.opts;
+        let flags = [
+            (libc::SO_REUSEADDR, opts.reuseaddr),
+            (libc::SO_REUSEPORT, opts.so_reuseport),
+            (libc::SO_KEEPALIVE, opts.so_keepalive),
+            (libc::SO_BROADCAST, opts.so_broadcast),
+            (libc::SO_DONTROUTE, opts.so_dontroute),
+            (libc::SO_OOBINLINE, opts.so_oobinline.map(|on| on != 0)),
+        ];
+        for (name, _) in flags.into_iter().filter(|(_, on)| *on == Some(true)) {
+            self.int_option(fd, libc::SOL_SOCKET, name, 1);
+        }
+        if let Some(only) = socket.v6only {
+            self.int_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, u32::from(only));
+        }
+        // The kernel doubles what is set.
+        let locks = opts.so_buf_lock.unwrap_or(0);
+        if locks & SNDBUF_LOCK != 0 {
+            self.int_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, opts.so_sndbuf / 2);
+        }
+        if locks & RCVBUF_LOCK != 0 {
+            self.int_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, opts.so_rcvbuf / 2);
+        }
+        if opts.so_rcvlowat.is_some_and(|len| len != 1) {
+            self.int_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, opts.so_rcvlowat.unwrap_or(1));
+        }
+        if let Some(priority) = opts.so_priority.filter(|priority| *priority != 0) {
+            self.int_option(fd, libc::SOL_SOCKET, libc::SO_PRIORITY, priority);
+        }
+        for (name, sec, usec) in [
+            (libc::SO_SNDTIMEO, opts.so_snd_tmo_sec, opts.so_snd_tmo_usec),
+            (libc::SO_RCVTIMEO, opts.so_rcv_tmo_sec, opts.so_rcv_tmo_usec),
+        ] {
+            if sec != 0 || usec != 0 {
+                self.words_option(fd, name, &[sec, usec]);
+            }
+        }
+        if let Some(linger) = opts.so_linger {
+            self.words_option(fd, libc::SO_LINGER, &[1 | u64::from(linger) << 32]);
+        }
+        let Some(tcp) = &socket.tcp_opts else { return };
+        for (name, on) in [(libc::TCP_NODELAY, tcp.nodelay), (libc::TCP_CORK, tcp.cork)] {
+            if on == Some(true) {
+                self.int_option(fd, libc::IPPROTO_TCP, name, 1);
+            }
+        }
+        let set = [tcp.keepcnt, tcp.keepidle, tcp.keepintvl];
+        for ((name, default), number) in KEEPALIVE.into_iter().zip(set) {
+            if let Some(number) = number.filter(|number| *number != default) {
+                self.int_option(fd, libc::IPPROTO_TCP, name, number);
+            }
+        }
+    }
+
+    /// A stream socket whose peer is gone: one half of a pair.
+    pub(super) fn local_socket(
+        &mut self,
+        file: &FileEntry,
+        target: &Target,
+        numbers: &mut Numbers,
+    ) -> Result<(), PlannerError> {
+        let fd = target.fd;
+        let Some(socket) = file.usk.as_ref().filter(|socket| {
+            socket.peer == 0 && socket.name.is_empty() && socket.r#type == libc::SOCK_STREAM as u32
+        }) else {
+            return Err(PlannerError::Unsupported(format!("fd {fd} is a local (Unix) socket")));
+        };
+        let kind = socket.r#type | nonblock(socket.flags) | target.flag() as u32;
+        let place = self.data.words(&[0]);
+        let args = [value(libc::AF_UNIX), value(kind), value(0), place];
+        let first = numbers.lowest_free();
+        numbers.0.insert(first);
+        let second = numbers.lowest_free();
+        self.must(libc::SYS_socketpair, &args);
+        self.must(libc::SYS_close, &[value(second)]);
+        numbers.0.remove(&first);
+        self.settle(first, target, numbers);
+        Ok(())
+    }
+}

@@ -1,0 +1,102 @@
+//! Threads: what each does for itself, and the frame it returns through.
+
+use super::{Planner, PlannerError, value};
+use crate::image::{Task, Thread};
+use crate::restore::plan::{Arg, Check, Operation, ThreadPlan};
+use crate::snapshot::threads::{decode_alt_stack, decode_registers, decode_xstate};
+use crate::sys::arch;
+
+const ARCH_SET_GS: u64 = 0x1001;
+const ARCH_SET_FS: u64 = 0x1002;
+/// `sizeof(struct robust_list_head)`: the kernel accepts no other.
+const LEN_ROBUST_LIST: u32 = 24;
+const LEN_NAME: usize = 16;
+const ALIGN_FRAME: u64 = 64;
+/// The flags that `rt_sigreturn` takes from a frame, less the trap flag.
+const TRAP_FLAG: u64 = 1 << 8;
+
+impl Planner<'_> {
+    pub(super) fn threads(&mut self, task: &Task) -> Result<Vec<ThreadPlan>, PlannerError> {
+        task.threads.iter().map(|thread| self.thread(task, thread)).collect()
+    }
+
+    fn thread(&mut self, task: &Task, thread: &Thread) -> Result<ThreadPlan, PlannerError> {
+        let tid = thread.tid;
+        let wrong = |what: &str| PlannerError::Inconsistent(format!("thread {tid} has {what}"));
+        let info = thread.core.thread_info.as_ref().ok_or_else(|| wrong("no registers"))?;
+        let core = thread.core.thread_core.as_ref().ok_or_else(|| wrong("no core"))?;
+        let mut regs = decode_registers(&info.gpregs);
+        regs.eflags &= !TRAP_FLAG;
+        if !arch::is_native(&regs) {
+            return Err(PlannerError::Unsupported(format!("thread {tid} runs 32-bit code")));
+        }
+        let operations = self.own_operations(info.clear_tid_addr, core, &regs);
+        let state = decode_xstate(&info.fpregs).and_then(|state| arch::compose(&state));
+        let state = state.ok_or_else(|| wrong("a malformed extended state"))?;
+        let len = arch::frame_len(state.len());
+        let frame_addr = frame_place(task, &regs, len as u64);
+        let mask = core.blk_sigset.unwrap_or(0);
+        let stack = decode_alt_stack(core.sas.as_ref());
+        let frame = arch::signal_frame(&regs, mask, stack, &state, frame_addr);
+        Ok(ThreadPlan {
+            tid: i32::try_from(tid).map_err(|_| wrong("no possible id"))?,
+            operations,
+            frame_offset: self.data.put(&frame),
+            frame_len: frame.len() as u64,
+            frame_addr,
+        })
+    }
+
+    fn own_operations(
+        &mut self,
+        clear_tid_addr: u64,
+        core: &crate::image::proto::ThreadCoreEntry,
+        regs: &arch::Registers,
+    ) -> Vec<Operation> {
+        let mut operations = Vec::with_capacity(6);
+        let mut must = |number: i64, args: &[Arg]| {
+            operations.push(Operation::new(number, args, Check::Ok));
+        };
+        must(libc::SYS_arch_prctl, &[Arg::Value(ARCH_SET_FS), Arg::Value(regs.fs_base)]);
+        if regs.gs_base != 0 {
+            must(libc::SYS_arch_prctl, &[Arg::Value(ARCH_SET_GS), Arg::Value(regs.gs_base)]);
+        }
+        must(libc::SYS_set_tid_address, &[Arg::Value(clear_tid_addr)]);
+        if core.futex_rla != 0 {
+            let args = [Arg::Value(core.futex_rla), value(LEN_ROBUST_LIST)];
+            must(libc::SYS_set_robust_list, &args);
+        }
+        if let Some(rseq) = core.rseq_entry.as_ref().filter(|rseq| rseq.rseq_abi_pointer != 0) {
+            let args = [
+                Arg::Value(rseq.rseq_abi_pointer),
+                value(rseq.rseq_abi_size),
+                value(0),
+                value(rseq.signature),
+            ];
+            must(libc::SYS_rseq, &args);
+        }
+        if let Some(comm) = &core.comm {
+            let mut name = [0; LEN_NAME];
+            let len = comm.len().min(LEN_NAME - 1);
+            name[..len].copy_from_slice(&comm[..len]);
+            let name = Arg::Data(self.data.put(&name));
+            must(libc::SYS_prctl, &[value(libc::PR_SET_NAME), name]);
+        }
+        operations
+    }
+}
+
+/// Finds a place on the thread's own stack below its red zone; 0 if what is
+/// there is not plain memory (a guard page, the end of the stack).
+fn frame_place(task: &Task, regs: &arch::Registers, len: u64) -> u64 {
+    let top = arch::below_red_zone(regs);
+    let addr = top.saturating_sub(len) / ALIGN_FRAME * ALIGN_FRAME;
+    let writable = (libc::PROT_READ | libc::PROT_WRITE) as u32;
+    let fits = task.mm.vmas.iter().any(|vma| {
+        vma.start <= addr
+            && top <= vma.end
+            && vma.prot & writable == writable
+            && vma.flags & libc::MAP_PRIVATE as u32 != 0
+    });
+    if fits { addr } else { 0 }
+}

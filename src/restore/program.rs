@@ -1,0 +1,572 @@
+//! A plan becomes the interpreter's instructions, for this process, now.
+//!
+//! The order is the safest and the fastest that was measured: everything that
+//! needs the capability first, built here from numbers; then every thread
+//! drops it, is checked to have dropped it, and parks; only then comes what
+//! the plan says. The last steps: every thread returns to where it was when
+//! the leader says so, once the launcher has not given up.
+
+use std::os::fd::RawFd;
+
+use super::host::Move;
+use super::plan::{Arg, Check, Operation, Plan, ThreadPlan};
+use crate::sys::arch::{self, Instruction, Op, TASK_SIZE};
+use crate::sys::capability::Sets;
+use crate::sys::clone3::CloneArgs;
+use crate::sys::memory::LEN_PAGE;
+
+/// Where the parts of a restore lie in the new process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// The interpreter's code: one page, which stays.
+    pub code: u64,
+    /// Futexes and frames without a stack: stays, too.
+    pub state: u64,
+    /// The length of the state in bytes.
+    pub len_state: u64,
+    /// Instructions, then data: gone when the program runs.
+    pub program: u64,
+    /// The length of both in bytes.
+    pub len_program: u64,
+    /// The page that the launcher sees as well; gone with the program.
+    pub report: u64,
+    /// A free range for the kernel's areas on their way.
+    pub parking: u64,
+}
+
+/// Offsets in the state: each in a cache line of its own.
+const PARKED: u64 = 0;
+const GO: u64 = 64;
+const DONE: u64 = 128;
+const RELEASE: u64 = 192;
+/// Where frames begin in the state.
+const FRAMES: u64 = 256;
+
+const FUTEX_WAKE_PRIVATE: u64 = 129;
+const RSEQ_FLAG_UNREGISTER: u64 = 1;
+/// The signature that glibc registers with (`RSEQ_SIG` on x86).
+const RSEQ_SIGNATURE: u64 = 0x5305_3053;
+/// `_LINUX_CAPABILITY_VERSION_3`.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+const LEN_CAPABILITIES: u64 = 24;
+const PR_SET_MM: u64 = 35;
+const PR_SET_MM_MAP: u64 = 14;
+const LEN_MM_MAP: usize = 104;
+/// Threads of one process, with a System V undo list of their own none.
+const THREAD_FLAGS: i32 = libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM;
+
+/// What the launcher knows that a plan does not.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// The launcher's pid.
+    pub parent: i32,
+    /// The kernel's areas of the launcher, which the child starts with, and
+    /// where the image has them.
+    pub kernel_areas: &'a [Move],
+    /// The pages file.
+    pub pages: RawFd,
+    /// The program's own file.
+    pub exe: RawFd,
+    /// Written to once the program is released.
+    pub signal: RawFd,
+    /// The caller's descriptors, by number, each as a duplicate far above the
+    /// program's.
+    pub callers: &'a [(RawFd, RawFd)],
+    /// Which of the caller's 0, 1 and 2 are closed.
+    pub closed: &'a [RawFd],
+    /// Signals that the caller ignores.
+    pub ignored: &'a [i32],
+    /// The capabilities that every thread ends with.
+    pub capabilities: Sets,
+    /// The caller's soft and hard limit of descriptors, if it had to be raised.
+    pub nofile: Option<(u64, u64)>,
+}
+
+/// Where an instruction comes from, for the message when it fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The launcher's own.
+    Own(&'static str),
+    /// The making of a thread.
+    Spawn(i32),
+    /// The plan's, by index.
+    Plan(u32),
+    /// A thread's, by index of both.
+    Thread(u32, u32),
+}
+
+/// A program that is ready to run.
+#[derive(Debug)]
+pub struct Program {
+    /// The instructions and the data, as they lie from [`Layout::program`] on.
+    pub bytes: Vec<u8>,
+    steps: Vec<Step>,
+}
+
+impl Program {
+    /// Returns the step of the instruction at this address.
+    pub fn step_at(&self, layout: &Layout, addr: u64) -> Option<Step> {
+        let index = addr.checked_sub(layout.program)? / 64;
+        self.steps.get(usize::try_from(index).ok()?).copied()
+    }
+}
+
+/// Returns how many bytes of state a plan needs, a multiple of a page.
+pub fn len_state(plan: &Plan) -> u64 {
+    let frames = plan.file().threads.iter().filter(|thread| thread.frame_addr == 0);
+    let len: u64 = frames.map(|thread| thread.frame_len.next_multiple_of(64)).sum();
+    (FRAMES + len).next_multiple_of(LEN_PAGE)
+}
+
+/// Instructions in the making. Data lies behind the instructions, whose
+/// number is known only at the end: addresses of data are patched then.
+struct Builder<'a> {
+    plan: &'a Plan,
+    around: &'a Surroundings<'a>,
+    layout: Layout,
+    instructions: Vec<Instruction>,
+    steps: Vec<Step>,
+    /// Which arguments of which instruction are offsets into the data.
+    data_arguments: Vec<(u32, u8)>,
+    /// Words in the data that hold offsets into the data.
+    data_pointers: Vec<usize>,
+    data: Vec<u8>,
+}
+
+/// Lowers a plan for a layout whose `len_program`, `report` and `parking` are
+/// not known yet; returns the program and the complete layout.
+pub fn lower(plan: &Plan, around: &Surroundings<'_>, place: u64) -> (Program, Layout) {
+    let len_state = len_state(plan);
+    let layout = Layout {
+        code: place,
+        state: place + LEN_PAGE,
+        len_state,
+        program: place + LEN_PAGE + len_state,
+        len_program: 0,
+        report: 0,
+        parking: 0,
+    };
+    let count = plan.file().operations.len() + plan.file().threads.len() * 16 + 64;
+    let mut builder = Builder {
+        plan,
+        around,
+        layout,
+        instructions: Vec::with_capacity(count),
+        steps: Vec::with_capacity(count),
+        data_arguments: Vec::with_capacity(count),
+        data_pointers: Vec::new(),
+        data: plan.file().data.clone(),
+    };
+    builder.measure();
+    builder.privileged();
+    builder.image();
+    builder.release();
+    builder.other_threads();
+    builder.finish()
+}
+
+impl Builder<'_> {
+    /// Fixes the layout: the number of instructions depends on the plan and
+    /// the surroundings only, so a bound is enough.
+    fn measure(&mut self) {
+        let file = self.plan.file();
+        let threads = &file.threads;
+        let own: usize = threads.iter().map(|thread| thread.operations.len() + 14).sum();
+        let around = self.around;
+        let fixed = 64 + 4 * (around.callers.len() + file.given.len() + around.kernel_areas.len());
+        let instructions = (file.operations.len() + own + fixed) * 64;
+        let data = file.data.len() + threads.len() * 160 + 4096;
+        let len = (instructions + data) as u64;
+        self.layout.len_program = len.next_multiple_of(LEN_PAGE);
+        self.layout.report = self.layout.program + self.layout.len_program;
+        self.layout.parking = self.layout.report + 16 * LEN_PAGE;
+    }
+
+    fn push(&mut self, step: Step, instruction: Instruction) {
+        self.instructions.push(instruction);
+        self.steps.push(step);
+    }
+
+    fn ok(&mut self, what: &'static str, nr: i64, args: [u64; 6]) {
+        self.push(Step::Own(what), Instruction::call_ok(nr, args));
+    }
+
+    fn any(&mut self, what: &'static str, nr: i64, args: [u64; 6]) {
+        self.push(Step::Own(what), Instruction::call(nr, args));
+    }
+
+    /// Says that an argument of the last instruction is an offset into the
+    /// data.
+    fn is_data(&mut self, argument: u8) {
+        self.data_arguments.push((self.instructions.len() as u32 - 1, argument));
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> u64 {
+        self.data.resize(self.data.len().next_multiple_of(8), 0);
+        let offset = self.data.len() as u64;
+        self.data.extend_from_slice(bytes);
+        offset
+    }
+
+    fn futex(&self, offset: u64) -> u64 {
+        self.layout.state + offset
+    }
+
+    fn wake(&mut self, futex: u64) {
+        self.any("waking the threads", libc::SYS_futex, [
+            futex,
+            FUTEX_WAKE_PRIVATE,
+            i32::MAX as u64,
+            0,
+            0,
+            0,
+        ]);
+    }
+
+    /// What may need the capability: nothing here comes from a file.
+    fn privileged(&mut self) {
+        let pdeathsig = [libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64, 0, 0, 0, 0];
+        self.ok("parent-death signal", libc::SYS_prctl, pdeathsig);
+        let parent = i64::from(self.around.parent);
+        let alive = Instruction::call_expect(libc::SYS_getppid, [0; 6], parent);
+        self.push(Step::Own("the launcher ended"), alive);
+        if let Some(rseq) = arch::own_rseq() {
+            // Newer C libraries register a longer area than the first one.
+            for len in [32, 64, 128] {
+                let args = [rseq, len, RSEQ_FLAG_UNREGISTER, RSEQ_SIGNATURE, 0, 0];
+                self.any("rseq", libc::SYS_rseq, args);
+            }
+        }
+        self.unmap();
+        self.close();
+        let map = self.neutral_map();
+        let args = [PR_SET_MM, PR_SET_MM_MAP, map, LEN_MM_MAP as u64, 0, 0];
+        self.ok("setting the program's file", libc::SYS_prctl, args);
+        self.is_data(2);
+        self.spawn();
+        self.drop_capabilities();
+        let others = self.plan.file().threads.len() as u64 - 1;
+        let parked = self.futex(PARKED);
+        self.push(Step::Own("threads"), Instruction::new(Op::WaitAtLeast, [parked, others, 0]));
+    }
+
+    /// Unmaps everything but this program and the kernel's areas.
+    fn unmap(&mut self) {
+        let end = self.layout.report + LEN_PAGE;
+        let mut keep = vec![(self.layout.code, end)];
+        keep.extend(self.around.kernel_areas.iter().map(|area| (area.addr, area.addr + area.len)));
+        keep.sort_unstable();
+        let mut free = 0;
+        for (start, end) in keep {
+            if start > free {
+                self.ok("unmapping", libc::SYS_munmap, [free, start - free, 0, 0, 0, 0]);
+            }
+            free = free.max(end);
+        }
+        if TASK_SIZE > free {
+            self.ok("unmapping", libc::SYS_munmap, [free, TASK_SIZE - free, 0, 0, 0, 0]);
+        }
+    }
+
+    /// Closes every descriptor but 0, 1, 2 and the restore's own.
+    fn close(&mut self) {
+        let mut keep = vec![self.around.pages, self.around.exe, self.around.signal];
+        keep.extend(self.around.callers.iter().map(|(_, duplicate)| *duplicate));
+        keep.sort_unstable();
+        let mut first = 3;
+        for fd in keep {
+            let fd = fd as u64;
+            if fd > first {
+                self.ok("closing", libc::SYS_close_range, [first, fd - 1, 0, 0, 0, 0]);
+            }
+            first = first.max(fd + 1);
+        }
+        self.ok("closing", libc::SYS_close_range, [first, u64::from(u32::MAX), 0, 0, 0, 0]);
+    }
+
+    /// `struct prctl_mm_map` with the program's file and addresses that mean
+    /// nothing: the real ones need no capability and come later.
+    fn neutral_map(&mut self) -> u64 {
+        let at = self.layout.code;
+        let [code, data, brk, stack] = [at, at + 0x1000, at + 0x2000, at + 0x3000];
+        let words = [code, data, data, data, brk, brk, stack, stack, stack, stack, stack, 0];
+        let mut map: Vec<u8> = words.iter().flat_map(|word: &u64| word.to_le_bytes()).collect();
+        map.extend(0u32.to_le_bytes());
+        map.extend((self.around.exe as u32).to_le_bytes());
+        self.put(&map)
+    }
+
+    /// Makes every other thread with its own tid; each goes on at a program
+    /// whose place is known when all instructions are there.
+    fn spawn(&mut self) {
+        for index in 1..self.plan.file().threads.len() {
+            let tid = self.plan.file().threads[index].tid;
+            let tid_at = self.put(&i64::from(tid).to_le_bytes());
+            let args = CloneArgs {
+                flags: THREAD_FLAGS as u64,
+                set_tid: tid_at,
+                set_tid_size: 1,
+                ..Default::default()
+            };
+            let at = self.put(&args.to_bytes());
+            self.data_pointers.push(at as usize + 64);
+            self.push(Step::Spawn(tid), Instruction::spawn(at, 88, index as u64, tid));
+            self.is_data(0);
+        }
+    }
+
+    /// Sets this thread's capabilities and checks that they are set.
+    fn drop_capabilities(&mut self) {
+        let sets = self.around.capabilities;
+        let mut header = CAPABILITY_VERSION.to_le_bytes().to_vec();
+        header.extend(0u32.to_le_bytes());
+        let header = self.put(&header);
+        let mut wanted = Vec::new();
+        for half in [0, 32] {
+            for set in [sets.effective, sets.permitted, sets.inheritable] {
+                wanted.extend(((set >> half) as u32).to_le_bytes());
+            }
+        }
+        let wanted = self.put(&wanted);
+        let found = self.put(&[0xff; LEN_CAPABILITIES as usize]);
+        self.ok("dropping capabilities", libc::SYS_capset, [header, wanted, 0, 0, 0, 0]);
+        self.is_data(0);
+        self.is_data(1);
+        self.ok("reading capabilities", libc::SYS_capget, [header, found, 0, 0, 0, 0]);
+        self.is_data(0);
+        self.is_data(1);
+        let compare = Instruction::new(Op::Compare, [found, wanted, LEN_CAPABILITIES]);
+        self.push(Step::Own("capabilities are left"), compare);
+        self.is_data(0);
+        self.is_data(1);
+    }
+
+    /// What the plan says, without any capability that the program must not
+    /// have.
+    fn image(&mut self) {
+        let dumpable = [libc::PR_SET_DUMPABLE as u64, 1, 0, 0, 0, 0];
+        self.ok("dumpable", libc::SYS_prctl, dumpable);
+        if !self.around.ignored.contains(&libc::SIGPIPE) {
+            // Our own runtime ignores it.
+            let action = self.put(&[0; 32]);
+            let args = [libc::SIGPIPE as u64, action, 0, 8, 0, 0];
+            self.ok("SIGPIPE", libc::SYS_rt_sigaction, args);
+            self.is_data(1);
+        }
+        self.move_kernel_areas();
+        let map = self.memory_map();
+        let args = [PR_SET_MM, PR_SET_MM_MAP, map, LEN_MM_MAP as u64, 0, 0];
+        self.ok("setting the memory map", libc::SYS_prctl, args);
+        self.is_data(2);
+        let plan = self.plan;
+        for (index, operation) in plan.file().operations.iter().enumerate() {
+            self.operation(Step::Plan(index as u32), operation);
+        }
+        for fd in [self.around.pages, self.around.exe] {
+            self.ok("closing", libc::SYS_close, [fd as u64, 0, 0, 0, 0, 0]);
+        }
+        for (number, duplicate) in self.around.callers {
+            self.ok("closing", libc::SYS_close, [*duplicate as u64, 0, 0, 0, 0, 0]);
+            if self.around.closed.contains(number) {
+                self.close_given(*number);
+            }
+        }
+        for fd in self.around.closed {
+            // Closed at the caller: what is there is our place-holder, unless
+            // the program has put something of its own there.
+            if self.plan.file().given.iter().any(|given| given.fd == *fd && given.source == *fd) {
+                self.any("closing", libc::SYS_close, [*fd as u64, 0, 0, 0, 0, 0]);
+            }
+        }
+        if let (Some((soft, hard)), None) = (self.around.nofile, self.plan.file().nofile) {
+            let mut limit = soft.to_le_bytes().to_vec();
+            limit.extend(hard.to_le_bytes());
+            let limit = self.put(&limit);
+            let args = [0, u64::from(libc::RLIMIT_NOFILE), limit, 0, 0, 0];
+            self.ok("limit of descriptors", libc::SYS_prlimit64, args);
+            self.is_data(2);
+        }
+    }
+
+    /// Closes the program's duplicates of a descriptor that the caller has
+    /// closed.
+    fn close_given(&mut self, source: RawFd) {
+        let plan = self.plan;
+        let given = plan.file().given.iter().filter(|g| g.source == source && g.fd != source);
+        for fd in given.map(|given| given.fd) {
+            self.any("closing", libc::SYS_close, [fd as u64, 0, 0, 0, 0, 0]);
+        }
+    }
+
+    /// Moves `[vdso]` and its data to the image's addresses, by way of the
+    /// parking place: old and new ranges can overlap.
+    fn move_kernel_areas(&mut self) {
+        const FLAGS: u64 = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+        let mut parking = self.layout.parking;
+        let mut moves = Vec::new();
+        for area in self.around.kernel_areas.iter().filter(|area| area.addr != area.target) {
+            moves.push((area.addr, area.len, parking, area.target));
+            parking += area.len;
+        }
+        for (from, len, to, _) in &moves {
+            self.ok("moving the vDSO", libc::SYS_mremap, [*from, *len, *len, FLAGS, *to, 0]);
+        }
+        for (_, len, from, to) in moves {
+            self.ok("moving the vDSO", libc::SYS_mremap, [from, len, len, FLAGS, to, 0]);
+        }
+    }
+
+    fn memory_map(&mut self) -> u64 {
+        let map = &self.plan.file().memory_map;
+        let words = [
+            map.start_code,
+            map.end_code,
+            map.start_data,
+            map.end_data,
+            map.start_brk,
+            map.brk,
+            map.start_stack,
+            map.arg_start,
+            map.arg_end,
+            map.env_start,
+            map.env_end,
+            map.auxv_offset,
+        ];
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.extend((map.auxv_len as u32).to_le_bytes());
+        bytes.extend(u32::MAX.to_le_bytes());
+        let at = self.put(&bytes);
+        self.data_pointers.push(at as usize + 88);
+        at
+    }
+
+    fn operation(&mut self, step: Step, operation: &Operation) {
+        let mut args = [0; 6];
+        for (index, place) in args.iter_mut().enumerate() {
+            *place = match operation.arg(index) {
+                Arg::Value(value) | Arg::Data(value) => value,
+                Arg::Pages => self.around.pages as u64,
+                Arg::Caller(number) => self.caller(number),
+            };
+        }
+        let nr = i64::from(operation.number);
+        let instruction = match operation.result() {
+            Check::Any => Instruction::call(nr, args),
+            Check::Ok => Instruction::call_ok(nr, args),
+            Check::Equals(value) => Instruction::call_expect(nr, args, value),
+        };
+        self.push(step, instruction);
+        for index in 0..6 {
+            if matches!(operation.arg(usize::from(index)), Arg::Data(_)) {
+                self.is_data(index);
+            }
+        }
+    }
+
+    fn caller(&self, number: u64) -> u64 {
+        let found = self.around.callers.iter().find(|(fd, _)| *fd as u64 == number);
+        found.map_or(u64::from(u32::MAX), |(_, duplicate)| *duplicate as u64)
+    }
+
+    /// What each thread does for itself once the memory is there, up to the
+    /// frame that it will return through; returns where that is.
+    fn own(&mut self, index: usize) -> u64 {
+        let plan = self.plan;
+        let thread = &plan.file().threads[index];
+        for (number, operation) in thread.operations.iter().enumerate() {
+            self.operation(Step::Thread(index as u32, number as u32), operation);
+        }
+        let frame = self.frame_addr(index, thread);
+        let step = Step::Own("placing a frame");
+        let copy = Instruction::new(Op::Copy, [frame, thread.frame_offset, thread.frame_len]);
+        self.push(step, copy);
+        self.is_data(1);
+        frame
+    }
+
+    /// A frame that has no place on its stack lies in the state; the pointer
+    /// to its extended state is set for that.
+    fn frame_addr(&mut self, index: usize, thread: &ThreadPlan) -> u64 {
+        const OFFSET_FPSTATE: usize = 224;
+        if thread.frame_addr != 0 {
+            return thread.frame_addr;
+        }
+        let before = self.plan.file().threads[..index].iter().filter(|t| t.frame_addr == 0);
+        let offset: u64 = before.map(|thread| thread.frame_len.next_multiple_of(64)).sum();
+        let addr = self.layout.state + FRAMES + offset;
+        // Built for address 0, the pointer holds the offset in the frame.
+        let at = thread.frame_offset as usize + OFFSET_FPSTATE;
+        if let Some(place) = self.data.get_mut(at..at + 8) {
+            place.copy_from_slice(&(addr + 304u64.next_multiple_of(64)).to_le_bytes());
+        }
+        addr
+    }
+
+    /// The leader's last steps.
+    fn release(&mut self) {
+        let (go, done, release) = (self.futex(GO), self.futex(DONE), self.futex(RELEASE));
+        let others = self.plan.file().threads.len() as u64 - 1;
+        let own = Step::Own("releasing the threads");
+        self.push(own, Instruction::new(Op::Add, [go, 1, 0]));
+        self.wake(go);
+        let frame = self.own(0);
+        self.push(own, Instruction::new(Op::WaitAtLeast, [done, others, 0]));
+        let commit = Instruction::new(Op::Commit, [self.layout.report, 0, 0]);
+        self.push(Step::Own("the launcher gave up"), commit);
+        let signal = self.around.signal as u64;
+        let byte = self.put(&[1]);
+        self.any("reporting", libc::SYS_write, [signal, byte, 1, 0, 0, 0]);
+        self.is_data(1);
+        self.any("closing", libc::SYS_close, [signal, 0, 0, 0, 0, 0]);
+        self.push(own, Instruction::new(Op::Add, [release, 1, 0]));
+        self.wake(release);
+        let len = self.layout.len_program + LEN_PAGE;
+        self.push(own, Instruction::new(Op::Leave, [frame, self.layout.program, len]));
+    }
+
+    fn other_threads(&mut self) {
+        let (parked, go, done, release) =
+            (self.futex(PARKED), self.futex(GO), self.futex(DONE), self.futex(RELEASE));
+        let own = Step::Own("parking");
+        for index in 1..self.plan.file().threads.len() {
+            let start = self.layout.program + self.instructions.len() as u64 * 64;
+            let spawn = self.instructions.iter_mut().find(|instruction| {
+                instruction.op == Op::Spawn && instruction.args[2] == index as u64
+            });
+            if let Some(spawn) = spawn {
+                spawn.args[2] = start;
+            }
+            self.drop_capabilities();
+            self.push(own, Instruction::new(Op::Add, [parked, 1, 0]));
+            self.wake(parked);
+            self.push(own, Instruction::new(Op::WaitAtLeast, [go, 1, 0]));
+            let frame = self.own(index);
+            self.push(own, Instruction::new(Op::Park, [frame, release, done]));
+        }
+    }
+
+    fn finish(mut self) -> (Program, Layout) {
+        let base = self.layout.program + self.instructions.len() as u64 * 64;
+        for (instruction, argument) in &self.data_arguments {
+            self.instructions[*instruction as usize].args[usize::from(*argument)] += base;
+        }
+        for at in &self.data_pointers {
+            let mut word = [0; 8];
+            word.copy_from_slice(&self.data[*at..*at + 8]);
+            let pointer = u64::from_le_bytes(word) + base;
+            self.data[*at..*at + 8].copy_from_slice(&pointer.to_le_bytes());
+        }
+        let mut bytes = Vec::with_capacity(self.layout.len_program as usize);
+        for instruction in &self.instructions {
+            bytes.extend_from_slice(&instruction.to_bytes());
+        }
+        bytes.extend_from_slice(&self.data);
+        assert!(bytes.len() as u64 <= self.layout.len_program, "the bound of `measure` holds");
+        (Program { bytes, steps: self.steps }, self.layout)
+    }
+}

@@ -1,0 +1,431 @@
+//! The descriptors of a stopped process, and the files it has mapped.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::{Capture, FileId, Refusal, StdioOrigin};
+use crate::image::proto::{
+    EventfdFileEntry, ExtFileEntry, FdTypes, FdinfoEntry, FileEntry, FileLockEntry, FownEntry,
+    PipeEntry, RegFileEntry, SignalfdEntry, TimerfdEntry, TtyInfoEntry,
+};
+use crate::restore::planner::{Given, Source, Written};
+use crate::sys::{kcmp, pidfd};
+
+mod epoll;
+mod fdinfo;
+mod regular;
+mod socket;
+mod tty;
+
+use fdinfo::Info;
+
+pub use regular::{is_perf_data, recreated};
+pub use socket::{TCP_LISTEN, address_of};
+
+/// What the descriptors and mappings of a process come to.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// Every open file description and every mapped file.
+    pub entries: Vec<FileEntry>,
+    /// The descriptors, ascending.
+    pub fdinfo: Vec<FdinfoEntry>,
+    /// The terminals among them.
+    pub tty_info: Vec<TtyInfoEntry>,
+    /// File locks held through the descriptors.
+    pub locks: Vec<FileLockEntry>,
+    /// Descriptors that a restore gets from its caller.
+    pub given: Vec<Given>,
+    /// Which of 0, 1 and 2 the program has closed.
+    pub closed: Vec<RawFd>,
+    /// Files that the program writes, and what a restore does about them.
+    pub written: Vec<Written>,
+    /// Files whose content the image depends on.
+    pub dependencies: Vec<PathBuf>,
+}
+
+/// One descriptor as the kernel shows it.
+struct Descriptor {
+    fd: RawFd,
+    /// What `/proc/PID/fd/N` points to.
+    target: PathBuf,
+    id: Option<FileId>,
+    info: Info,
+}
+
+struct Reader<'a> {
+    pid: i32,
+    pidfd: OwnedFd,
+    capture: &'a Capture<'a>,
+    files: Files,
+}
+
+/// Reads every descriptor.
+pub fn read(capture: &Capture<'_>) -> Result<Files, Refusal> {
+    let pid = capture.pid;
+    let pidfd = pidfd::open(pid)
+        .map_err(|error| Refusal::lasting(format!("pid descriptor of process {pid}: {error}")))?;
+    let mut reader = Reader { pid, pidfd, capture, files: Files::default() };
+    let descriptors = list(pid)?;
+    reader.files.closed =
+        (0..3).filter(|fd| descriptors.iter().all(|open| open.fd != *fd)).collect();
+    // Descriptions already seen, by what they point to: the descriptor that
+    // stands for each, and its file id.
+    let mut seen: BTreeMap<PathBuf, Vec<(RawFd, u32, FdTypes)>> = BTreeMap::new();
+    for descriptor in &descriptors {
+        let fd = descriptor.fd;
+        let source = reader.source(descriptor, &descriptors)?;
+        if source.is_none() && reader.is_inherited(descriptor, &descriptors)? {
+            continue;
+        }
+        let candidates = seen.entry(descriptor.target.clone()).or_default();
+        let mut known = None;
+        for (other, id, kind) in candidates.iter() {
+            if same(pid, fd, pid, *other)? {
+                known = Some((*id, *kind));
+            }
+        }
+        let (id, kind) = match known {
+            Some(known) => known,
+            None => {
+                let id = reader.files.next_id();
+                let entry = match source {
+                    Some(_) => reader.outside(descriptor, id)?,
+                    None => reader.inside(descriptor, id, &descriptors)?,
+                };
+                let kind = FdTypes::try_from(entry.r#type).unwrap_or(FdTypes::Und);
+                // A terminal takes another number for the path it is opened by.
+                let id = entry.id;
+                reader.files.entries.push(entry);
+                candidates.push((fd, id, kind));
+                (id, kind)
+            }
+        };
+        let cloexec = descriptor.info.flags & libc::O_CLOEXEC as u32 != 0;
+        if let Some(source) = source {
+            reader.files.given.push(Given { fd, source, cloexec });
+        }
+        let flags = if cloexec { libc::FD_CLOEXEC as u32 } else { 0 };
+        reader.files.fdinfo.push(FdinfoEntry {
+            id,
+            flags,
+            r#type: kind as i32,
+            fd: fd as u32,
+            xattr_security_selinux: None,
+        });
+    }
+    Ok(reader.files)
+}
+
+impl Files {
+    fn next_id(&self) -> u32 {
+        self.entries.len() as u32 + 1
+    }
+
+    /// Adds a file that is known by path only (a mapping, the program itself,
+    /// a directory) and returns its id; the same path and flags give the same.
+    pub fn add_path(&mut self, path: &Path, flags: u32) -> Result<u32, Refusal> {
+        let name = path.as_os_str().as_bytes();
+        let same = |entry: &&FileEntry| {
+            entry.reg.as_ref().is_some_and(|reg| {
+                reg.name == name && reg.flags == flags && reg.pos == 0 && reg.ext != Some(true)
+            })
+        };
+        if let Some(entry) = self.entries.iter().find(same) {
+            return Ok(entry.id);
+        }
+        let meta = fs::metadata(path)
+            .map_err(|error| Refusal::lasting(format!("{}: {error}", path.display())))?;
+        let id = self.next_id();
+        self.entries.push(FileEntry {
+            r#type: FdTypes::Reg as i32,
+            id,
+            reg: Some(RegFileEntry {
+                id,
+                flags,
+                pos: 0,
+                fown: FownEntry::default(),
+                name: name.to_vec(),
+                mnt_id: None,
+                size: meta.is_file().then_some(meta.len()),
+                mode: Some(meta.mode()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        Ok(id)
+    }
+}
+
+/// Lists the descriptors of a process, ascending.
+fn list(pid: i32) -> Result<Vec<Descriptor>, Refusal> {
+    let dir = format!("/proc/{pid}/fd");
+    let fail = |error: io::Error| Refusal::lasting(format!("{dir}: {error}"));
+    let mut descriptors = Vec::new();
+    for entry in fs::read_dir(&dir).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let target = fs::read_link(entry.path()).map_err(fail)?;
+        let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).map_err(fail)?;
+        let id = fs::metadata(entry.path()).ok();
+        let id = id.map(|meta| FileId { dev: meta.dev(), ino: meta.ino() });
+        descriptors.push(Descriptor { fd, target, id, info: Info::parse(&text) });
+    }
+    descriptors.sort_by_key(|descriptor| descriptor.fd);
+    Ok(descriptors)
+}
+
+fn same(pid_a: i32, fd_a: RawFd, pid_b: i32, fd_b: RawFd) -> Result<bool, Refusal> {
+    match kcmp::same_file(pid_a, fd_a, pid_b, fd_b) {
+        Ok(same) => Ok(same),
+        Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(false),
+        Err(error) => Err(Refusal::lasting(format!("comparing descriptors (kcmp): {error}"))),
+    }
+}
+
+impl Reader<'_> {
+    fn refuse(&self, descriptor: &Descriptor, what: impl std::fmt::Display) -> Refusal {
+        Refusal::lasting(format!("fd {} is {what}", descriptor.fd))
+    }
+
+    /// Says which of the caller's descriptors this one is a duplicate of.
+    fn source(
+        &self,
+        descriptor: &Descriptor,
+        all: &[Descriptor],
+    ) -> Result<Option<Source>, Refusal> {
+        for (kept, id) in self.capture.inherited {
+            let is_kept = self.capture.keep.contains(kept);
+            if is_kept && self.comes_from(descriptor, *kept, *id, all)? {
+                return Ok(Some(Source::Kept(*kept)));
+            }
+        }
+        let mut matches = [false; 3];
+        for (index, origin) in self.capture.stdio.iter().enumerate() {
+            let number = index as RawFd;
+            matches[index] = match origin {
+                StdioOrigin::Closed => false,
+                StdioOrigin::Given(id) => self.comes_from(descriptor, number, *id, all)?,
+                StdioOrigin::Programs => self.shares(descriptor, number, all)?,
+            };
+        }
+        // One description can stand behind all three: the number decides, then
+        // whether it is for writing.
+        let fd = descriptor.fd;
+        let number = usize::try_from(fd).ok().filter(|fd| *fd < 3 && matches[*fd]);
+        let writes = descriptor.info.flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32;
+        let order = if writes { [1, 2, 0] } else { [0, 1, 2] };
+        let chosen = number.or_else(|| order.into_iter().find(|index| matches[*index]));
+        Ok(chosen.map(|index| Source::Stdio(index as u8)))
+    }
+
+    /// Returns whether a descriptor is what the program was given as `number`:
+    /// that very one, or a duplicate. Once the program has put something else
+    /// there, a duplicate is known only by its inode, which says enough for
+    /// pipes, sockets and terminals; other files the program may have opened
+    /// itself.
+    fn comes_from(
+        &self,
+        descriptor: &Descriptor,
+        number: RawFd,
+        given: FileId,
+        all: &[Descriptor],
+    ) -> Result<bool, Refusal> {
+        if descriptor.fd == number {
+            return Ok(descriptor.id == Some(given));
+        }
+        let there = all.iter().find(|open| open.fd == number);
+        if there.is_some_and(|there| there.id == Some(given)) {
+            return same(self.pid, number, self.pid, descriptor.fd);
+        }
+        let target = descriptor.target.as_os_str().as_bytes();
+        let telling = target.starts_with(b"pipe:[")
+            || target.starts_with(b"socket:[")
+            || tty::is_terminal(&descriptor.target);
+        Ok(telling && descriptor.id == Some(given))
+    }
+
+    /// Returns whether a descriptor is the program's `number` or a duplicate.
+    fn shares(
+        &self,
+        descriptor: &Descriptor,
+        number: RawFd,
+        all: &[Descriptor],
+    ) -> Result<bool, Refusal> {
+        if descriptor.fd == number {
+            return Ok(true);
+        }
+        let open = all.iter().any(|open| open.fd == number);
+        Ok(open && same(self.pid, number, self.pid, descriptor.fd)?)
+    }
+
+    /// Returns whether the program inherited the descriptor from the caller.
+    fn is_inherited(&self, descriptor: &Descriptor, all: &[Descriptor]) -> Result<bool, Refusal> {
+        for (number, id) in self.capture.inherited {
+            if self.comes_from(descriptor, *number, *id, all)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Duplicates the descriptor into this process, to ask it things.
+    fn duplicate(&self, descriptor: &Descriptor) -> Result<OwnedFd, Refusal> {
+        pidfd::get_fd(self.pidfd.as_fd(), descriptor.fd)
+            .map_err(|error| self.refuse(descriptor, format!("out of reach: {error}")))
+    }
+
+    /// Encodes a description that a restore gets from its caller: only CRIU
+    /// ever looks at it.
+    fn outside(&mut self, descriptor: &Descriptor, id: u32) -> Result<FileEntry, Refusal> {
+        let target = descriptor.target.as_os_str().as_bytes();
+        let meta = fs::metadata(format!("/proc/{}/fd/{}", self.pid, descriptor.fd));
+        let file_like = meta.is_ok_and(|meta| meta.is_file() || is_memory_device(&meta));
+        if tty::is_terminal(&descriptor.target) {
+            return self.terminal(descriptor, id);
+        }
+        if let Some(inode) = bracketed(target, b"pipe:[") {
+            return Ok(pipe(descriptor, id, inode));
+        }
+        if file_like {
+            return Ok(regular::entry(descriptor, id));
+        }
+        Ok(FileEntry {
+            r#type: FdTypes::Ext as i32,
+            id,
+            ext: Some(ExtFileEntry { id, fown: FownEntry::default() }),
+            ..Default::default()
+        })
+    }
+
+    /// Encodes a description that the image brings back, or refuses it.
+    fn inside(
+        &mut self,
+        descriptor: &Descriptor,
+        id: u32,
+        all: &[Descriptor],
+    ) -> Result<FileEntry, Refusal> {
+        if descriptor.info.flags & libc::O_ASYNC as u32 != 0 {
+            return Err(self.refuse(descriptor, "in signal-driven mode (O_ASYNC)"));
+        }
+        let info = &descriptor.info;
+        let flags = info.flags & !(libc::O_CLOEXEC as u32);
+        let target = descriptor.target.as_os_str().as_bytes();
+        let base = FileEntry { id, ..Default::default() };
+        match target {
+            b"anon_inode:[eventfd]" => Ok(FileEntry {
+                r#type: FdTypes::Eventfd as i32,
+                efd: Some(EventfdFileEntry {
+                    id,
+                    flags: flags | if info.number("eventfd-semaphore") == 1 { 1 } else { 0 },
+                    fown: FownEntry::default(),
+                    counter: info.hex("eventfd-count"),
+                }),
+                ..base
+            }),
+            b"anon_inode:[eventpoll]" => epoll::entry(self.pid, descriptor, id, all),
+            b"anon_inode:[signalfd]" => Ok(FileEntry {
+                r#type: FdTypes::Signalfd as i32,
+                sgfd: Some(SignalfdEntry {
+                    id,
+                    flags,
+                    fown: FownEntry::default(),
+                    sigmask: info.hex("sigmask"),
+                }),
+                ..base
+            }),
+            b"anon_inode:[timerfd]" => {
+                let (vsec, vnsec) = info.time("it_value");
+                let (isec, insec) = info.time("it_interval");
+                Ok(FileEntry {
+                    r#type: FdTypes::Timerfd as i32,
+                    tfd: Some(TimerfdEntry {
+                        id,
+                        flags,
+                        fown: FownEntry::default(),
+                        clockid: info.number("clockid") as u32,
+                        ticks: info.number("ticks"),
+                        settime_flags: info.octal("settime flags") as u32,
+                        vsec,
+                        vnsec,
+                        isec,
+                        insec,
+                    }),
+                    ..base
+                })
+            }
+            _ if target.starts_with(b"anon_inode:") => {
+                let shown = descriptor.target.display();
+                Err(self.refuse(descriptor, format!("{shown}, which an image cannot hold")))
+            }
+            _ if target.starts_with(b"socket:[") => self.socket(descriptor, id),
+            _ if target.starts_with(b"pipe:[") => self.pipe(descriptor, id, all),
+            _ => self.by_path(descriptor, id),
+        }
+    }
+
+    /// A pipe whose both ends the process holds, with nothing in it.
+    fn pipe(
+        &self,
+        descriptor: &Descriptor,
+        id: u32,
+        all: &[Descriptor],
+    ) -> Result<FileEntry, Refusal> {
+        let target = &descriptor.target;
+        let mode = |open: &Descriptor| open.info.flags & libc::O_ACCMODE as u32;
+        let has = |wanted: i32| {
+            all.iter().any(|open| open.target == *target && mode(open) == wanted as u32)
+        };
+        if !has(libc::O_RDONLY) || !has(libc::O_WRONLY) {
+            return Err(self.refuse(descriptor, "a pipe whose other end is outside the program"));
+        }
+        let duplicate = self.duplicate(descriptor)?;
+        match crate::sys::socket::readable(duplicate.as_fd()) {
+            Ok(0) => {}
+            Ok(len) => {
+                let what = format!("fd {} is a pipe with {len} unread bytes", descriptor.fd);
+                return Err(Refusal::passing(what));
+            }
+            Err(error) => return Err(self.refuse(descriptor, format!("a pipe: {error}"))),
+        }
+        let inode = bracketed(target.as_os_str().as_bytes(), b"pipe:[").unwrap_or(0);
+        Ok(pipe(descriptor, id, inode))
+    }
+}
+
+fn pipe(descriptor: &Descriptor, id: u32, inode: u64) -> FileEntry {
+    FileEntry {
+        r#type: FdTypes::Pipe as i32,
+        id,
+        pipe: Some(PipeEntry {
+            id,
+            pipe_id: inode as u32,
+            flags: descriptor.info.flags & !(libc::O_CLOEXEC as u32),
+            fown: FownEntry::default(),
+        }),
+        ..Default::default()
+    }
+}
+
+/// Returns the number in a target such as `pipe:[1234]`.
+fn bracketed(target: &[u8], prefix: &[u8]) -> Option<u64> {
+    let digits = target.strip_prefix(prefix)?.strip_suffix(b"]")?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Returns whether this is `/dev/null` or one of its kin: character devices
+/// of major 1, and `/dev/tty`.
+fn is_memory_device(meta: &fs::Metadata) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let device = meta.rdev();
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    // null, zero, full, random, urandom (Documentation/admin-guide/devices.txt).
+    meta.file_type().is_char_device()
+        && (major == 1 && [3, 5, 7, 8, 9].contains(&minor) || major == 5 && minor == 0)
+}

@@ -1,0 +1,162 @@
+//! Files with a path: regular ones, directories, the memory devices.
+
+use std::fs::{self, Metadata};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::{Descriptor, Reader, Refusal};
+use crate::image::proto::{FdTypes, FileEntry, FileLockEntry, FownEntry, RegFileEntry};
+use crate::restore::planner::{Policy, Written};
+
+/// How much of a log that the program truncated when it opened it an image
+/// carries along.
+const MAX_STREAM: u64 = 16 << 20;
+
+/// Encodes a file by its path.
+pub fn entry(descriptor: &Descriptor, id: u32) -> FileEntry {
+    let info = &descriptor.info;
+    FileEntry {
+        r#type: FdTypes::Reg as i32,
+        id,
+        reg: Some(RegFileEntry {
+            id,
+            flags: info.flags & !(libc::O_CLOEXEC as u32),
+            pos: info.pos,
+            fown: FownEntry::default(),
+            name: descriptor.target.as_os_str().as_bytes().to_vec(),
+            mnt_id: None,
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+impl Reader<'_> {
+    /// Encodes a file that the image opens again, and says what a restore does
+    /// about one that the program writes.
+    pub(super) fn by_path(
+        &mut self,
+        descriptor: &Descriptor,
+        id: u32,
+    ) -> Result<FileEntry, Refusal> {
+        let path = &descriptor.target;
+        let shown = path.display();
+        let open = fs::metadata(format!("/proc/{}/fd/{}", self.pid, descriptor.fd))
+            .map_err(|error| self.refuse(descriptor, format!("{shown}: {error}")))?;
+        let named = fs::symlink_metadata(path);
+        if !named.is_ok_and(|named| named.dev() == open.dev() && named.ino() == open.ino()) {
+            return Err(self.refuse(descriptor, format!("a deleted or replaced file ({shown})")));
+        }
+        if !(open.is_file() || open.is_dir() || super::is_memory_device(&open)) {
+            return Err(self.refuse(descriptor, format!("{shown}, which an image cannot hold")));
+        }
+        let mut entry = entry(descriptor, id);
+        if let Some(reg) = &mut entry.reg {
+            reg.size = open.is_file().then_some(open.len());
+            reg.mode = Some(open.mode());
+        }
+        self.locks(descriptor)?;
+        if open.is_file() {
+            self.content(descriptor, id, &open)?;
+        }
+        Ok(entry)
+    }
+
+    /// Decides where the content of a regular file comes from at a restore.
+    fn content(
+        &mut self,
+        descriptor: &Descriptor,
+        id: u32,
+        open: &Metadata,
+    ) -> Result<(), Refusal> {
+        let path = &descriptor.target;
+        let flags = descriptor.info.flags as i32;
+        let mode = open.mode() & 0o7777;
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        if is_perf_data(path, self.pid) {
+            // The mapping brings the content; the descriptor follows it.
+            let policy = recreated(path)?;
+            self.files.written.push(Written { id, policy });
+        } else if !writes {
+            // The kernel's own files are made when they are read.
+            if !path.starts_with("/proc") && !path.starts_with("/sys") {
+                self.files.dependencies.push(path.clone());
+            }
+        } else if flags & libc::O_APPEND != 0 {
+            self.files.written.push(Written { id, policy: Policy::Append { mode } });
+        } else if flags & libc::O_ACCMODE == libc::O_WRONLY
+            && descriptor.info.pos == open.len()
+            && open.nlink() == 1
+        {
+            if open.len() > MAX_STREAM {
+                let what = format!(
+                    "open for writing and {} MiB long ({})",
+                    open.len() >> 20,
+                    path.display()
+                );
+                return Err(self.refuse(descriptor, what));
+            }
+            let content = fs::read(path).map_err(|error| {
+                self.refuse(descriptor, format!("{}: {error}", path.display()))
+            })?;
+            if content.len() as u64 != open.len() {
+                let what = format!("{} is being written", path.display());
+                return Err(Refusal::passing(what));
+            }
+            self.files.written.push(Written { id, policy: Policy::Stream { mode, content } });
+        } else {
+            self.files.dependencies.push(path.clone());
+        }
+        Ok(())
+    }
+
+    /// Reads the locks that this descriptor holds:
+    /// `lock: 1: FLOCK  ADVISORY  WRITE 1234 fe:00:4711 0 EOF`.
+    fn locks(&mut self, descriptor: &Descriptor) -> Result<(), Refusal> {
+        const FLOCK: u32 = 2;
+        const POSIX: u32 = 1;
+        for line in descriptor.info.values("lock") {
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            let [_, flag, _, kind, pid, _, start, end] = words[..] else {
+                return Err(self.refuse(descriptor, format!("locked ({line})")));
+            };
+            let flag = match flag {
+                "FLOCK" => FLOCK,
+                "POSIX" => POSIX,
+                other => return Err(self.refuse(descriptor, format!("locked ({other})"))),
+            };
+            let r#type = match kind {
+                "READ" => libc::F_RDLCK,
+                "WRITE" => libc::F_WRLCK,
+                other => return Err(self.refuse(descriptor, format!("locked ({other})"))),
+            };
+            let start: i64 = start.parse().unwrap_or(0);
+            let end: i64 = if end == "EOF" { -1 } else { end.parse().unwrap_or(-1) };
+            self.files.locks.push(FileLockEntry {
+                flag,
+                r#type: r#type as u32,
+                pid: pid.parse().unwrap_or(self.pid),
+                fd: descriptor.fd,
+                start,
+                len: if end < 0 { 0 } else { end - start + 1 },
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Returns whether a path is HotSpot's shared performance data of this
+/// process: `/tmp/hsperfdata_USER/PID`.
+pub fn is_perf_data(path: &Path, pid: i32) -> bool {
+    let dir = path.parent().and_then(Path::file_name).map_or(&b""[..], OsStrExt::as_bytes);
+    dir.starts_with(b"hsperfdata_")
+        && path.file_name().is_some_and(|name| name.as_bytes() == pid.to_string().as_bytes())
+}
+
+/// Reads a file that a restore makes anew under its old name.
+pub fn recreated(path: &Path) -> Result<Policy, Refusal> {
+    let fail = |error| Refusal::lasting(format!("{}: {error}", path.display()));
+    let mode = fs::metadata(path).map_err(fail)?.mode() & 0o7777;
+    Ok(Policy::Recreate { mode, content: fs::read(path).map_err(fail)? })
+}

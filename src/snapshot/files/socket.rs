@@ -1,0 +1,238 @@
+//! Sockets: TCP ones that listen or are not connected, and the half-closed
+//! local one that a JDK keeps. Everything else is refused by name.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use super::{Descriptor, Reader, Refusal, bracketed};
+use crate::image::proto::{
+    FdTypes, FileEntry, FownEntry, InetSkEntry, SkOptsEntry, SkShutdown, TcpOptsEntry, UnixSkEntry,
+};
+use crate::sys::socket::{self, End};
+
+/// TCP states (`include/net/tcp_states.h`).
+pub const TCP_CLOSE: u32 = 7;
+/// A socket that listens.
+pub const TCP_LISTEN: u32 = 10;
+const TCP_ESTABLISHED: u32 = 1;
+/// `tcpi_state` and `tcpi_sacked` in `struct tcp_info`: a listening socket
+/// shows its maximal backlog as the latter.
+const OFFSET_STATE: usize = 0;
+const OFFSET_SACKED: usize = 28;
+
+impl Reader<'_> {
+    pub(super) fn socket(&self, descriptor: &Descriptor, id: u32) -> Result<FileEntry, Refusal> {
+        let duplicate = self.duplicate(descriptor)?;
+        let socket = duplicate.as_fd();
+        let int = |name| {
+            socket::int_option(socket, libc::SOL_SOCKET, name)
+                .map_err(|error| self.refuse(descriptor, format!("a socket: {error}")))
+        };
+        let (family, kind, proto) =
+            (int(libc::SO_DOMAIN)?, int(libc::SO_TYPE)?, int(libc::SO_PROTOCOL)?);
+        match (family, kind) {
+            (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM) if proto == libc::IPPROTO_TCP => {
+                self.tcp(descriptor, id, socket, family)
+            }
+            (libc::AF_UNIX, libc::SOCK_STREAM) => self.half_closed(descriptor, id, socket),
+            (libc::AF_UNIX, _) => Err(self.refuse(descriptor, "a local (Unix) socket")),
+            (libc::AF_NETLINK, _) => Err(self.refuse(descriptor, "a netlink socket")),
+            (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM) => {
+                Err(self.refuse(descriptor, "a UDP socket"))
+            }
+            (family, kind) => {
+                let what = format!("a socket of family {family}, type {kind}");
+                Err(self.refuse(descriptor, what))
+            }
+        }
+    }
+
+    fn tcp(
+        &self,
+        descriptor: &Descriptor,
+        id: u32,
+        socket: BorrowedFd<'_>,
+        family: i32,
+    ) -> Result<FileEntry, Refusal> {
+        let fail = |error| self.refuse(descriptor, format!("a TCP socket: {error}"));
+        let mut info = [0u8; 256];
+        let len = socket::option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)
+            .map_err(fail)?;
+        if len < OFFSET_SACKED + 4 {
+            return Err(self.refuse(descriptor, "a TCP socket without TCP_INFO"));
+        }
+        let state = u32::from(info[OFFSET_STATE]);
+        let local = socket::address(socket, End::Local).map_err(fail)?;
+        if state != TCP_LISTEN && state != TCP_CLOSE {
+            let peer = socket::address(socket, End::Peer).ok().flatten();
+            let peer = peer.map_or("a peer that is gone".to_owned(), |peer| peer.to_string());
+            let what = if state == TCP_ESTABLISHED { "connected" } else { "closing" };
+            let reason = format!("fd {} is a {what} TCP socket to {peer}", descriptor.fd);
+            return Err(Refusal::passing(reason));
+        }
+        let backlog = if state == TCP_LISTEN {
+            let mut word = [0; 4];
+            word.copy_from_slice(&info[OFFSET_SACKED..OFFSET_SACKED + 4]);
+            u32::from_ne_bytes(word)
+        } else {
+            0
+        };
+        let address = local.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+        let v6only = if family == libc::AF_INET6 {
+            let only = socket::int_option(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
+            Some(only.map_err(fail)? != 0)
+        } else {
+            None
+        };
+        let inode = bracketed(descriptor.target.as_os_str().as_bytes(), b"socket:[");
+        let tcp = |name| socket::int_option(socket, libc::IPPROTO_TCP, name).ok();
+        Ok(FileEntry {
+            r#type: FdTypes::Inetsk as i32,
+            id,
+            isk: Some(InetSkEntry {
+                id,
+                ino: inode.unwrap_or(0) as u32,
+                family: family as u32,
+                r#type: libc::SOCK_STREAM as u32,
+                proto: libc::IPPROTO_TCP as u32,
+                state,
+                src_port: u32::from(address.port()),
+                dst_port: 0,
+                flags: descriptor.info.flags & !(libc::O_CLOEXEC as u32),
+                backlog,
+                src_addr: address_words(address.ip()),
+                dst_addr: vec![0; address_words(address.ip()).len()],
+                fown: FownEntry::default(),
+                opts: options(socket).map_err(fail)?,
+                v6only,
+                shutdown: Some(SkShutdown::None as i32),
+                tcp_opts: Some(TcpOptsEntry {
+                    cork: tcp(libc::TCP_CORK).map(|on| on != 0),
+                    nodelay: tcp(libc::TCP_NODELAY).map(|on| on != 0),
+                    keepcnt: tcp(libc::TCP_KEEPCNT).map(|count| count as u32),
+                    keepidle: tcp(libc::TCP_KEEPIDLE).map(|secs| secs as u32),
+                    keepintvl: tcp(libc::TCP_KEEPINTVL).map(|secs| secs as u32),
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+
+    /// A stream socket whose peer is closed, with nothing to read: HotSpot's
+    /// class library makes one to put other sockets into that state.
+    fn half_closed(
+        &self,
+        descriptor: &Descriptor,
+        id: u32,
+        socket: BorrowedFd<'_>,
+    ) -> Result<FileEntry, Refusal> {
+        let events = socket::events(socket).unwrap_or(0);
+        let unread = socket::readable(socket).unwrap_or(1);
+        if events & libc::POLLHUP == 0 || unread != 0 {
+            return Err(self.refuse(descriptor, "a local (Unix) socket"));
+        }
+        let inode = bracketed(descriptor.target.as_os_str().as_bytes(), b"socket:[");
+        Ok(FileEntry {
+            r#type: FdTypes::Unixsk as i32,
+            id,
+            usk: Some(UnixSkEntry {
+                id,
+                ino: inode.unwrap_or(0) as u32,
+                r#type: libc::SOCK_STREAM as u32,
+                state: TCP_CLOSE,
+                flags: descriptor.info.flags & !(libc::O_CLOEXEC as u32),
+                uflags: 0,
+                backlog: 0,
+                peer: 0,
+                fown: FownEntry::default(),
+                opts: options(socket)
+                    .map_err(|error| self.refuse(descriptor, format!("a socket: {error}")))?,
+                name: Vec::new(),
+                shutdown: Some(SkShutdown::Both as i32),
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+}
+
+/// Returns an address as the image holds it: words of network order.
+fn address_words(ip: IpAddr) -> Vec<u32> {
+    match ip {
+        IpAddr::V4(ip) => vec![u32::from_ne_bytes(ip.octets())],
+        IpAddr::V6(ip) => {
+            let octets = ip.octets();
+            octets.as_chunks::<4>().0.iter().map(|word| u32::from_ne_bytes(*word)).collect()
+        }
+    }
+}
+
+/// Returns the address that an image holds.
+pub fn address_of(words: &[u32], family: i32) -> Option<IpAddr> {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    match family {
+        libc::AF_INET => Some(IpAddr::from(<[u8; 4]>::try_from(bytes.get(..4)?).ok()?)),
+        libc::AF_INET6 => Some(IpAddr::from(<[u8; 16]>::try_from(bytes.get(..16)?).ok()?)),
+        _ => None,
+    }
+}
+
+/// Reads the options that every socket has.
+fn options(socket: BorrowedFd<'_>) -> std::io::Result<SkOptsEntry> {
+    let int = |name| socket::int_option(socket, libc::SOL_SOCKET, name);
+    let flag = |name| int(name).map(|on| Some(on != 0));
+    let time = |name| {
+        let mut bytes = [0u8; 16];
+        socket::option(socket, libc::SOL_SOCKET, name, &mut bytes)?;
+        let word = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_ne_bytes(word)
+        };
+        Ok::<_, std::io::Error>((word(0), word(8)))
+    };
+    let (so_snd_tmo_sec, so_snd_tmo_usec) = time(libc::SO_SNDTIMEO)?;
+    let (so_rcv_tmo_sec, so_rcv_tmo_usec) = time(libc::SO_RCVTIMEO)?;
+    let mut linger = [0u8; 8];
+    socket::option(socket, libc::SOL_SOCKET, libc::SO_LINGER, &mut linger)?;
+    let half = |at: usize| u32::from_ne_bytes([linger[at], linger[at + 1], linger[at + 2], linger[at + 3]]);
+    Ok(SkOptsEntry {
+        so_sndbuf: int(libc::SO_SNDBUF)? as u32,
+        so_rcvbuf: int(libc::SO_RCVBUF)? as u32,
+        so_snd_tmo_sec,
+        so_snd_tmo_usec,
+        so_rcv_tmo_sec,
+        so_rcv_tmo_usec,
+        reuseaddr: flag(libc::SO_REUSEADDR)?,
+        so_priority: Some(int(libc::SO_PRIORITY)? as u32),
+        so_rcvlowat: Some(int(libc::SO_RCVLOWAT)? as u32),
+        so_mark: Some(int(libc::SO_MARK)? as u32),
+        so_passcred: flag(libc::SO_PASSCRED).unwrap_or(None),
+        so_dontroute: flag(libc::SO_DONTROUTE)?,
+        so_reuseport: flag(libc::SO_REUSEPORT).unwrap_or(None),
+        so_broadcast: flag(libc::SO_BROADCAST)?,
+        so_keepalive: flag(libc::SO_KEEPALIVE)?,
+        so_oobinline: Some(int(libc::SO_OOBINLINE)? as u32),
+        so_linger: (half(0) != 0).then(|| half(4)),
+        so_buf_lock: int(libc::SO_BUF_LOCK).ok().map(|lock| lock as u32),
+        ..Default::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_the_image() {
+        for ip in ["127.0.0.1", "10.1.2.3"] {
+            let ip: IpAddr = ip.parse().unwrap();
+            assert_eq!(address_of(&address_words(ip), libc::AF_INET), Some(ip));
+        }
+        let ip: IpAddr = "fe80::1:2".parse().unwrap();
+        assert_eq!(address_of(&address_words(ip), libc::AF_INET6), Some(ip));
+        assert_eq!(address_of(&[], libc::AF_INET), None);
+    }
+}

@@ -1,0 +1,257 @@
+//! The state that the threads of a process share, but for memory and
+//! descriptors.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use super::Refusal;
+use crate::image::proto::{
+    ItimerEntry, RlimitEntry, SaEntry, TaskCoreEntry, TaskRlimitsEntry, TaskTimersEntry,
+};
+use crate::image::task_state;
+use crate::sys::ptrace::Queue;
+use crate::trace::{Group, Remote, Scratch, TraceError};
+
+/// The number of signals (`NSIG` less the unused number 0).
+pub const SIGNALS: u32 = 64;
+/// The kernel's `SA_RESTORER`.
+const LEN_SIGSET: u64 = 8;
+/// `MEMBARRIER_CMD_GET_REGISTRATIONS` (Linux 6.3).
+const MEMBARRIER_GET_REGISTRATIONS: u64 = 1 << 9;
+
+/// `/proc/PID/stat`, by the field numbers of `proc(5)`.
+#[derive(Debug)]
+pub struct Stat {
+    /// The fields behind the name: field 3 is the first.
+    fields: Vec<String>,
+}
+
+impl Stat {
+    /// Reads a `stat` file.
+    pub fn read(path: &str) -> Result<Self, Refusal> {
+        let text = fs::read(path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
+        let text = String::from_utf8_lossy(&text);
+        let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+        Ok(Self { fields: rest.split_ascii_whitespace().map(str::to_owned).collect() })
+    }
+
+    /// Returns field `number` (from 3 on), negative numbers as their
+    /// two's complement, 0 if the kernel does not have it.
+    pub fn field(&self, number: usize) -> u64 {
+        let text = self.fields.get(number.wrapping_sub(3)).map_or("0", String::as_str);
+        text.parse::<i64>().map(|number| number as u64).or_else(|_| text.parse()).unwrap_or(0)
+    }
+}
+
+/// `/proc/PID/status`.
+#[derive(Debug)]
+pub struct Status {
+    text: String,
+}
+
+impl Status {
+    /// Reads the status of a process.
+    pub fn read(pid: i32) -> Result<Self, Refusal> {
+        let path = format!("/proc/{pid}/status");
+        let text = fs::read(&path)
+            .map_err(|_| Refusal::lasting(format!("there is no process {pid}")))?;
+        Ok(Self { text: String::from_utf8_lossy(&text).into_owned() })
+    }
+
+    /// Returns the value of a line.
+    pub fn value(&self, key: &str) -> &str {
+        let line = self.text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        line.unwrap_or("").trim()
+    }
+
+    /// Returns a value in hexadecimal.
+    pub fn hex(&self, key: &str) -> u64 {
+        u64::from_str_radix(self.value(key), 16).unwrap_or(0)
+    }
+
+    /// Returns a decimal value.
+    pub fn number(&self, key: &str) -> u64 {
+        self.value(key).parse().unwrap_or(0)
+    }
+}
+
+/// Refuses, before anything is stopped, a process that cannot be brought back
+/// by this user from here.
+pub fn check(pid: i32) -> Result<(), Refusal> {
+    let status = Status::read(pid)?;
+    let own = Status::read(std::process::id() as i32)?;
+    let refuse = |what: &str| Err(Refusal::lasting(format!("process {pid} {what}")));
+    match status.value("TracerPid") {
+        "" | "0" => {}
+        tracer => return refuse(&format!("is already traced by process {tracer}")),
+    }
+    if status.value("State").starts_with('Z') {
+        return refuse("has ended");
+    }
+    for key in ["Uid", "Gid"] {
+        if status.value(key) != own.value(key) {
+            return refuse(&format!(
+                "runs with other ids than ours ({key}: {})",
+                status.value(key).replace('\t', " ")
+            ));
+        }
+    }
+    if status.value("Seccomp") != own.value("Seccomp")
+        || status.value("Seccomp_filters") != own.value("Seccomp_filters")
+    {
+        return refuse("has put itself under a seccomp filter");
+    }
+    if !matches!(status.value("x86_Thread_features"), "" | "0") {
+        return refuse(&format!("uses {}", status.value("x86_Thread_features")));
+    }
+    check_namespaces(pid)
+}
+
+/// A restored program gets the caller's namespaces: it must be in ours.
+fn check_namespaces(pid: i32) -> Result<(), Refusal> {
+    for name in ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"] {
+        let inode = |who: &str| fs::metadata(format!("/proc/{who}/ns/{name}")).map(|ns| ns.ino());
+        match (inode(&pid.to_string()), inode("self")) {
+            (Ok(its), Ok(ours)) if its != ours => {
+                let what = format!("process {pid} is in a {name} namespace of its own");
+                return Err(Refusal::lasting(what));
+            }
+            (Err(error), _) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(Refusal::lasting(format!("process {pid} may not be traced: {error}")));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a process with children: an image holds one process. They may be
+/// about to end.
+pub fn check_children(group: &Group) -> Result<(), Refusal> {
+    let pid = group.pid();
+    for thread in group.threads() {
+        let path = format!("/proc/{pid}/task/{}/children", thread.tid());
+        let children = fs::read_to_string(path).unwrap_or_default();
+        if let Some(child) = children.split_ascii_whitespace().next() {
+            let name = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+            return Err(Refusal::passing(format!(
+                "process {pid} has a child process, {child} ({})",
+                name.trim_end()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Reads what CRIU's format keeps in the leader's core entry.
+pub fn read(
+    group: &Group,
+    remote: &mut Remote<'_>,
+    scratch: &Scratch,
+) -> Result<TaskCoreEntry, Refusal> {
+    let pid = group.pid();
+    let status = Status::read(pid)?;
+    if let Some(signal) = group.leader().pending(Queue::Process)?.first() {
+        return Err(Refusal::passing(format!("process {pid} has signal {signal} pending")));
+    }
+    let timers = fs::read_to_string(format!("/proc/{pid}/timers")).unwrap_or_default();
+    if timers.contains("ID:") {
+        return Err(Refusal::lasting(format!("process {pid} has a POSIX timer (timer_create)")));
+    }
+    let stat = Stat::read(&format!("/proc/{pid}/stat"))?;
+    let personality = fs::read_to_string(format!("/proc/{pid}/personality"));
+    let personality = personality.ok().and_then(|hex| u32::from_str_radix(hex.trim(), 16).ok());
+    let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let subreaper = {
+        let args = [libc::PR_GET_CHILD_SUBREAPER as u64, scratch.addr(), 0, 0, 0, 0];
+        remote.call_ok("reading the subreaper flag", libc::SYS_prctl, args)?;
+        u32::from_le_bytes(scratch.read()?)
+    };
+    let registered = remote.call(libc::SYS_membarrier, [MEMBARRIER_GET_REGISTRATIONS, 0, 0, 0, 0, 0])?;
+    let oom = fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
+    Ok(TaskCoreEntry {
+        task_state: task_state::ALIVE,
+        exit_code: 0,
+        personality: personality.unwrap_or(0),
+        flags: stat.field(9) as u32,
+        blk_sigset: group.leader().signal_mask()?,
+        comm: comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec(),
+        timers: Some(timers_of(remote, scratch)?),
+        rlimits: Some(limits(pid)?),
+        loginuid: None,
+        oom_score_adj: oom.ok().and_then(|score| score.trim().parse().ok()),
+        sigactions: actions(remote, scratch, &status)?,
+        child_subreaper: Some(subreaper != 0),
+        // Before 6.3 the kernel does not tell; nothing is registered then,
+        // which membarrier(2) answers with EPERM at worst.
+        membarrier_registration_mask: u32::try_from(registered).ok().filter(|mask| *mask != 0),
+        ..Default::default()
+    })
+}
+
+/// Reads the action of every signal but KILL and STOP, in the order of their
+/// numbers; the default ones are known without asking.
+fn actions(
+    remote: &mut Remote<'_>,
+    scratch: &Scratch,
+    status: &Status,
+) -> Result<Vec<SaEntry>, TraceError> {
+    let changed = status.hex("SigIgn") | status.hex("SigCgt");
+    let mut actions = Vec::with_capacity(SIGNALS as usize - 2);
+    for signal in 1..=SIGNALS {
+        if signal == libc::SIGKILL as u32 || signal == libc::SIGSTOP as u32 {
+            continue;
+        }
+        if changed & (1 << (signal - 1)) == 0 {
+            actions.push(SaEntry::default());
+            continue;
+        }
+        let args = [u64::from(signal), 0, scratch.addr(), LEN_SIGSET, 0, 0];
+        remote.call_ok("reading a signal action", libc::SYS_rt_sigaction, args)?;
+        let bytes: [u8; 32] = scratch.read()?;
+        let word = |index: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[index * 8..index * 8 + 8]);
+            u64::from_le_bytes(word)
+        };
+        actions.push(SaEntry {
+            sigaction: word(0),
+            flags: word(1),
+            restorer: word(2),
+            mask: word(3),
+            ..Default::default()
+        });
+    }
+    Ok(actions)
+}
+
+fn timers_of(remote: &mut Remote<'_>, scratch: &Scratch) -> Result<TaskTimersEntry, TraceError> {
+    let mut timer = |which: i32| {
+        let args = [which as u64, scratch.addr(), 0, 0, 0, 0];
+        remote.call_ok("reading an interval timer", libc::SYS_getitimer, args)?;
+        let bytes: [u8; 32] = scratch.read()?;
+        let word = |index: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[index * 8..index * 8 + 8]);
+            u64::from_le_bytes(word)
+        };
+        Ok(ItimerEntry { isec: word(0), iusec: word(1), vsec: word(2), vusec: word(3) })
+    };
+    Ok(TaskTimersEntry {
+        real: timer(0)?,
+        virt: timer(1)?,
+        prof: timer(2)?,
+        posix: Vec::new(),
+    })
+}
+
+/// Reads all resource limits, in the order of their numbers.
+fn limits(pid: i32) -> Result<TaskRlimitsEntry, Refusal> {
+    let mut rlimits = Vec::new();
+    for resource in 0..crate::sys::limits::COUNT {
+        let (cur, max) = crate::sys::limits::get(pid, resource)
+            .map_err(|error| Refusal::lasting(format!("limits of process {pid}: {error}")))?;
+        rlimits.push(RlimitEntry { cur, max });
+    }
+    Ok(TaskRlimitsEntry { rlimits })
+}

@@ -1,0 +1,89 @@
+//! `clone3(2)` (Linux 5.3; `set_tid` since 5.5).
+
+use std::mem::size_of;
+
+/// `struct clone_args`, version 2 (`include/uapi/linux/sched.h`): 88 bytes,
+/// with `cgroup`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CloneArgs {
+    /// `CLONE_*` flags.
+    pub flags: u64,
+    /// Where a pid descriptor is put (`CLONE_PIDFD`).
+    pub pidfd: u64,
+    /// Where the child's tid is put in the child (`CLONE_CHILD_SETTID`).
+    pub child_tid: u64,
+    /// Where the child's tid is put in the parent (`CLONE_PARENT_SETTID`).
+    pub parent_tid: u64,
+    /// The signal at the child's end.
+    pub exit_signal: u64,
+    /// The lowest byte of the child's stack.
+    pub stack: u64,
+    /// Its size in bytes.
+    pub stack_size: u64,
+    /// The child's TLS (`CLONE_SETTLS`).
+    pub tls: u64,
+    /// The address of an array of pids, one a pid namespace, innermost first.
+    pub set_tid: u64,
+    /// The length of that array.
+    pub set_tid_size: u64,
+    /// A cgroup's descriptor (`CLONE_INTO_CGROUP`).
+    pub cgroup: u64,
+}
+const _: () = assert!(size_of::<CloneArgs>() == 88);
+
+/// `CLONE_CLEAR_SIGHAND` (Linux 5.5): every handler of the child is the
+/// default one.
+pub const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+
+impl CloneArgs {
+    /// Returns the structure as the kernel reads it.
+    pub fn to_bytes(self) -> [u8; 88] {
+        let words = [
+            self.flags,
+            self.pidfd,
+            self.child_tid,
+            self.parent_tid,
+            self.exit_signal,
+            self.stack,
+            self.stack_size,
+            self.tls,
+            self.set_tid,
+            self.set_tid_size,
+            self.cgroup,
+        ];
+        let mut bytes = [0; 88];
+        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
+    }
+}
+
+/// Makes a child with a copy of this process's memory that runs a program of
+/// the interpreter (see [`super::arch::Op`]) instead of returning, and returns
+/// its pid.
+///
+/// Safe to call: in the caller it is one system call; the child is a process
+/// of its own, and what its program does is the affair of whoever wrote it.
+pub fn run_program(
+    args: &[u8; size_of::<CloneArgs>()],
+    code: u64,
+    program: u64,
+    report: u64,
+) -> std::io::Result<i32> {
+    const CLONE_VM: u64 = libc::CLONE_VM as u64;
+    let mut flags = [0; 8];
+    flags.copy_from_slice(&args[..8]);
+    if u64::from_ne_bytes(flags) & CLONE_VM != 0 {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: `args` is as long as said and does not share memory, so this
+    // process's memory is out of the child's reach.
+    let result =
+        unsafe { super::arch::clone_and_run(args.as_ptr(), args.len(), code, program, report) };
+    match result {
+        error if error < 0 => Err(std::io::Error::from_raw_os_error(-error as i32)),
+        pid => Ok(pid as i32),
+    }
+}
