@@ -19,6 +19,7 @@ pub mod fingerprint;
 pub mod image;
 pub mod jvm;
 pub mod launcher;
+pub mod pids;
 pub mod privilege;
 pub mod readiness;
 pub mod restore;

@@ -62,6 +62,15 @@ pub fn narrow() -> io::Result<()> {
     if after == before { Ok(()) } else { capability::capset(&after) }
 }
 
+/// Tells whether pids can be chosen, now or with what is permitted
+/// ([`raised`]).
+pub fn may_choose_pids() -> bool {
+    let sets = capability::capget().unwrap_or_default();
+    (sets.effective | sets.permitted & CHECKPOINT_RESTORE)
+        & (CHECKPOINT_RESTORE | 1 << CAP_SYS_ADMIN)
+        != 0
+}
+
 /// Returns the sets that a program has which this caller starts cold: root's
 /// all, an ordinary user's ambient ones, which are none as a rule.
 pub fn of_a_cold_start() -> Sets {
