@@ -85,10 +85,8 @@ pub fn of_a_cold_start() -> Sets {
 /// and takes it back.
 pub fn raised<T>(action: impl FnOnce() -> T) -> T {
     let before = capability::capget().unwrap_or_default();
-    let with = Sets {
-        effective: before.effective | before.permitted & CHECKPOINT_RESTORE,
-        ..before
-    };
+    let with =
+        Sets { effective: before.effective | before.permitted & CHECKPOINT_RESTORE, ..before };
     // Without it the action fails by itself, and says so.
     let changed = with != before && capability::capset(&with).is_ok();
     let result = action();

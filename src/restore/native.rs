@@ -48,16 +48,18 @@ fn unusable(what: impl Into<String>) -> CannotRestore {
 /// hangs on it.
 pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
     let started = Instant::now();
-    let plan = Plan::read(request.dir).map_err(|error| match std::error::Error::source(&error) {
-        Some(source) => unusable(format!("{error}: {source}")),
-        None => unusable(error.to_string()),
-    })?;
+    let plan =
+        Plan::read(request.dir).map_err(|error| match std::error::Error::source(&error) {
+            Some(source) => unusable(format!("{error}: {source}")),
+            None => unusable(error.to_string()),
+        })?;
     if let Some(reason) = Host::read().refuses(&plan) {
         return Err(unusable(format!("the image cannot be used: {reason}")));
     }
     let kernel_areas = host::kernel_moves(&plan)
         .ok_or_else(|| unusable("the kernel's own memory areas are others than in the image"))?;
-    let closed: Vec<RawFd> = (0..).zip(request.closed_stdio).filter(|(_, closed)| *closed).map(|(fd, _)| fd).collect();
+    let closed: Vec<RawFd> =
+        (0..).zip(request.closed_stdio).filter(|(_, closed)| *closed).map(|(fd, _)| fd).collect();
     let slots = Slots::open(request, &plan)?;
     let surroundings = Surroundings {
         parent: std::process::id() as i32,
@@ -133,7 +135,9 @@ impl Slots {
                 continue;
             }
             if number > 2 && !request.keep.contains(&number) {
-                return Err(unusable(format!("the program keeps the caller's descriptor {number}")));
+                return Err(unusable(format!(
+                    "the program keeps the caller's descriptor {number}"
+                )));
             }
             let duplicate = crate::sys::pidfd::duplicate_above(number, lowest as RawFd)
                 .map_err(|error| unusable(format!("the caller's descriptor {number}: {error}")))?;
@@ -200,7 +204,10 @@ impl Stage {
                 Err(error) => last = Some(error),
             }
         }
-        Err(unusable(format!("no place for the restore: {}", last.unwrap_or_else(|| io::ErrorKind::Other.into()))))
+        Err(unusable(format!(
+            "no place for the restore: {}",
+            last.unwrap_or_else(|| io::ErrorKind::Other.into())
+        )))
     }
 
     fn map(program: Program, layout: Layout) -> io::Result<Self> {
@@ -271,12 +278,8 @@ impl Stage {
             match poll(&mut fds, timeout) {
                 Ok(0) if left.is_zero() => {
                     let state = self.report.word(REPORT_STATE);
-                    let gave_up = state.compare_exchange(
-                        0,
-                        GIVEN_UP,
-                        Ordering::AcqRel,
-                        Ordering::Acquire,
-                    );
+                    let gave_up =
+                        state.compare_exchange(0, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire);
                     if gave_up.is_err() {
                         // Released in this very moment.
                         return Ok(());

@@ -218,14 +218,11 @@ impl Builder<'_> {
     }
 
     fn wake(&mut self, futex: u64) {
-        self.any("waking the threads", libc::SYS_futex, [
-            futex,
-            FUTEX_WAKE_PRIVATE,
-            i32::MAX as u64,
-            0,
-            0,
-            0,
-        ]);
+        self.any(
+            "waking the threads",
+            libc::SYS_futex,
+            [futex, FUTEX_WAKE_PRIVATE, i32::MAX as u64, 0, 0, 0],
+        );
     }
 
     /// What may need the capability: nothing here comes from a file.

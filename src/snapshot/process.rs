@@ -53,8 +53,8 @@ impl Status {
     /// Reads the status of a process.
     pub fn read(pid: i32) -> Result<Self, Refusal> {
         let path = format!("/proc/{pid}/status");
-        let text = fs::read(&path)
-            .map_err(|_| Refusal::lasting(format!("there is no process {pid}")))?;
+        let text =
+            fs::read(&path).map_err(|_| Refusal::lasting(format!("there is no process {pid}")))?;
         Ok(Self { text: String::from_utf8_lossy(&text).into_owned() })
     }
 
@@ -167,7 +167,8 @@ pub fn read(
         remote.call_ok("reading the subreaper flag", libc::SYS_prctl, args)?;
         u32::from_le_bytes(scratch.read()?)
     };
-    let registered = remote.call(libc::SYS_membarrier, [MEMBARRIER_GET_REGISTRATIONS, 0, 0, 0, 0, 0])?;
+    let registered =
+        remote.call(libc::SYS_membarrier, [MEMBARRIER_GET_REGISTRATIONS, 0, 0, 0, 0, 0])?;
     let oom = fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
     Ok(TaskCoreEntry {
         task_state: task_state::ALIVE,
@@ -237,12 +238,7 @@ fn timers_of(remote: &mut Remote<'_>, scratch: &Scratch) -> Result<TaskTimersEnt
         };
         Ok(ItimerEntry { isec: word(0), iusec: word(1), vsec: word(2), vusec: word(3) })
     };
-    Ok(TaskTimersEntry {
-        real: timer(0)?,
-        virt: timer(1)?,
-        prof: timer(2)?,
-        posix: Vec::new(),
-    })
+    Ok(TaskTimersEntry { real: timer(0)?, virt: timer(1)?, prof: timer(2)?, posix: Vec::new() })
 }
 
 /// Reads all resource limits, in the order of their numbers.

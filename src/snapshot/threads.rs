@@ -99,7 +99,10 @@ pub fn read(
 }
 
 fn word(bytes: &[u8], offset: usize) -> u64 {
-    bytes.get(offset..offset + 8).and_then(|word| word.try_into().ok()).map_or(0, u64::from_le_bytes)
+    bytes
+        .get(offset..offset + 8)
+        .and_then(|word| word.try_into().ok())
+        .map_or(0, u64::from_le_bytes)
 }
 
 fn comm(pid: i32, tid: i32) -> Result<Vec<u8>, Refusal> {

@@ -171,11 +171,9 @@ fn parse_header(line: &[u8]) -> Result<Option<Option<Vma>>, Refusal> {
             let name = String::from_utf8_lossy(name);
             return Err(Refusal::lasting(format!("memory at {start:#x} is the kernel's {name}")));
         }
-        _ => Backing::File {
-            path: PathBuf::from(unescape(name)),
-            dev: dev.unwrap_or((0, 0)),
-            inode,
-        },
+        _ => {
+            Backing::File { path: PathBuf::from(unescape(name)), dev: dev.unwrap_or((0, 0)), inode }
+        }
     };
     Ok(Some(Some(Vma {
         start,

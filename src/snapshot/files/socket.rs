@@ -57,8 +57,8 @@ impl Reader<'_> {
     ) -> Result<FileEntry, Refusal> {
         let fail = |error| self.refuse(descriptor, format!("a TCP socket: {error}"));
         let mut info = [0u8; 256];
-        let len = socket::option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)
-            .map_err(fail)?;
+        let len =
+            socket::option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).map_err(fail)?;
         if len < OFFSET_SACKED + 4 {
             return Err(self.refuse(descriptor, "a TCP socket without TCP_INFO"));
         }
@@ -197,7 +197,9 @@ fn options(socket: BorrowedFd<'_>) -> std::io::Result<SkOptsEntry> {
     let (so_rcv_tmo_sec, so_rcv_tmo_usec) = time(libc::SO_RCVTIMEO)?;
     let mut linger = [0u8; 8];
     socket::option(socket, libc::SOL_SOCKET, libc::SO_LINGER, &mut linger)?;
-    let half = |at: usize| u32::from_ne_bytes([linger[at], linger[at + 1], linger[at + 2], linger[at + 3]]);
+    let half = |at: usize| {
+        u32::from_ne_bytes([linger[at], linger[at + 1], linger[at + 2], linger[at + 3]])
+    };
     Ok(SkOptsEntry {
         so_sndbuf: int(libc::SO_SNDBUF)? as u32,
         so_rcvbuf: int(libc::SO_RCVBUF)? as u32,
