@@ -21,6 +21,5 @@ pub mod signals;
 pub mod socket;
 pub mod start;
 pub mod support;
-pub mod terminal;
 pub mod tty;
 pub mod xattr;

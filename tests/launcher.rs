@@ -1,13 +1,15 @@
 //! One run of a command, seen from outside: exit status, signals, what the
 //! program finds, what warmstart tells.
 
+#![allow(clippy::unwrap_used)]
+
 mod modes;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use modes::{Mode, Program, Running, eventually, every, is_gone, send};
 use nix::libc;
@@ -328,8 +330,10 @@ fn our_copies_of_its_descriptors_are_closed() {
     // Whoever reads its output sees the end when the program closes it.
     every(|program| {
         let mut running = program.start("print('up', flush=True); os.close(1); time.sleep(60)");
+        let begun = Instant::now();
         let mut rest = String::new();
         std::io::Read::read_to_string(&mut running.rest, &mut rest).unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(30));
         running.signal(libc::SIGTERM);
         running.child.wait().unwrap();
     });

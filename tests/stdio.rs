@@ -1,6 +1,8 @@
 //! Standard descriptors: pipes, files, nothing at all, and terminals with a
 //! real shell on them.
 
+#![allow(clippy::unwrap_used)]
+
 mod modes;
 
 use std::fs::{self, File};

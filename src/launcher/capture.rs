@@ -316,7 +316,7 @@ mod tests {
         script.diary = Rc::clone(&diary);
         let mut capture = Capture::new(Box::new(script), patience, &herald, Status::cold());
         let end = Instant::now() + Duration::from_secs(10);
-        while !matches!(capture.step(false), None if matches!(capture.stage, Stage::Over)) {
+        while capture.step(false).is_some() || !matches!(capture.stage, Stage::Over) {
             assert!(Instant::now() < end);
             std::thread::sleep(Duration::from_millis(1));
         }

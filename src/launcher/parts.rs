@@ -6,10 +6,11 @@ use std::time::SystemTime;
 use nix::poll::PollFd;
 
 use super::capture::{Job, Parts, Readiness};
-use super::hit::{Draft, Lookup};
+use super::hit::Lookup;
 use super::probing::Probing;
 use crate::readiness::{NotifySocket, Source};
 use crate::snapshot::{self, After, FileId, Refusal, StdioOrigin};
+use crate::sys::process;
 
 /// The native engine's parts.
 pub struct Native {
@@ -19,8 +20,6 @@ pub struct Native {
     pub probing: Probing,
     /// Where its entry goes; holds the right to capture it.
     pub lookup: Option<Lookup>,
-    /// The entry to be; made when first needed.
-    pub draft: Option<Draft>,
     /// The caller's descriptors above 2 that it was started with.
     pub passed: Vec<(RawFd, FileId)>,
     /// Those that a restore passes on.
@@ -51,11 +50,10 @@ impl Parts for Native {
     }
 
     fn freeze(&mut self) -> Result<Job, Refusal> {
-        let draft = match (self.draft.take(), &self.lookup) {
-            (Some(draft), _) => draft,
-            (None, Some(lookup)) => lookup.draft().map_err(Refusal::lasting)?,
-            (None, None) => return Err(Refusal::lasting("the capture is over")),
+        let Some(lookup) = &self.lookup else {
+            return Err(Refusal::lasting("the capture is over"));
         };
+        let draft = lookup.draft().map_err(Refusal::lasting)?;
         let captured_at = SystemTime::now();
         let frozen = snapshot::freeze(&snapshot::Capture {
             pid: self.pid,
@@ -73,10 +71,9 @@ impl Parts for Native {
                     draft.commit(&snapshot, captured_at, notified)
                 }))
             }
-            Err(refusal) => {
-                self.draft = Some(draft);
-                Err(refusal)
-            }
+            // The relay is about to learn it; nothing stood in the way.
+            Err(_) if process::has_ended(self.pid) => Err(Refusal::passing("it has ended")),
+            Err(refusal) => Err(refusal),
         }
     }
 
@@ -92,7 +89,6 @@ impl Parts for Native {
 
     fn release(&mut self) {
         self.probing.stop();
-        self.draft = None;
         self.lookup = None;
     }
 }

@@ -182,7 +182,8 @@ impl Run {
             .notify()
             .and_then(|notify| probing::renotify(&notify.path, notify.notified, &self.command));
         lookup.finish_hit();
-        stdio::let_go(&self.passed, self.herald.is_quiet());
+        stdio::let_go(self.herald.is_quiet());
+        stdio::let_go_of(&self.passed);
         match Relay::new(restored.pid, Tap::default(), notify) {
             Ok(relay) => end_like(relay.run(None)),
             Err(error) => {
@@ -274,7 +275,8 @@ impl Run {
         self.herald.record(&self.status);
         // A warmup's output goes to our stderr.
         let quiet = self.herald.is_quiet() && self.options.warmup.is_empty();
-        stdio::let_go(&self.passed, quiet);
+        stdio::let_go(quiet);
+        stdio::let_go_of(&self.passed);
         lookup.save_digests();
 
         if let Some(notify) = &notify {
@@ -285,7 +287,6 @@ impl Run {
             pid,
             probing: Probing::new(ready, &self.options.warmup, &self.command, target, notify),
             lookup: Some(lookup),
-            draft: None,
             passed,
             keep: self.options.keep.clone(),
             stdio: origins,

@@ -18,7 +18,7 @@ use nix::pty;
 use nix::sys::termios::{self, OutputFlags, SetArg};
 
 use crate::readiness::Source;
-use crate::sys::{descriptors, process, terminal};
+use crate::sys::{descriptors, kcmp, process, tty};
 
 /// How much is read at once.
 const CHUNK: usize = 64 * 1024;
@@ -198,7 +198,7 @@ impl Tap {
         // The real one turns \n into \r\n already.
         settings.output_flags.remove(OutputFlags::OPOST);
         termios::tcsetattr(&slave, SetArg::TCSANOW, &settings)?;
-        terminal::copy_window_size(real, slave.as_fd());
+        copy_window_size(real, slave.as_fd());
         let master: OwnedFd = master.into();
         // The size of a pseudo-terminal can be set at either end.
         self.window = Some((real.try_clone_to_owned()?, master.try_clone()?));
@@ -209,7 +209,7 @@ impl Tap {
     /// has to be told again, since it may have asked too early.
     pub fn window_changed(&self) -> bool {
         if let Some((real, ours)) = &self.window {
-            terminal::copy_window_size(real.as_fd(), ours.as_fd());
+            copy_window_size(real.as_fd(), ours.as_fd());
         }
         self.window.is_some()
     }
@@ -221,6 +221,9 @@ impl Tap {
         for stream in &mut self.streams {
             moved |= stream.pump(seen);
         }
+        // With the sink of a stream that has ended goes our copy of the
+        // caller's descriptor: its reader, too, is to see the end.
+        self.streams.retain(|stream| !stream.has_ended());
         moved
     }
 
@@ -245,7 +248,6 @@ impl Tap {
                 break;
             }
         }
-        self.streams.retain(|stream| !stream.has_ended());
         if !self.streams.is_empty() {
             process::leave_behind(move || self.pass_on());
         }
@@ -273,7 +275,8 @@ impl Tap {
 
 /// Whether two descriptors lead to one place.
 fn same_place(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
-    if let Some(true) = descriptors::same_description(one.as_raw_fd(), other.as_raw_fd()) {
+    let own = std::process::id() as i32;
+    if kcmp::same_file(own, one.as_raw_fd(), own, other.as_raw_fd()).unwrap_or(false) {
         return true;
     }
     let terminal = |fd: BorrowedFd<'_>| fd.is_terminal().then(|| nix::sys::stat::fstat(fd).ok());
@@ -283,18 +286,30 @@ fn same_place(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     }
 }
 
-/// Closes our copies of what the program now has, so that a reader sees the
-/// end when the program closes its own: 0, 1 and the descriptors above 2; and
-/// 2 if we have nothing more to say.
-pub fn let_go(passed: &[RawFd], stderr_too: bool) {
-    for &fd in passed {
-        descriptors::close(fd);
+/// Gives one terminal the window size of another, if both are terminals.
+fn copy_window_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
+    if let Ok(size) = tty::size(from) {
+        // It is not worth a word if the program's terminal is gone already.
+        let _ = tty::set_size(to, &size);
     }
+}
+
+/// Closes our copies of the program's standard descriptors, so that a reader
+/// sees the end when the program closes its own; 2 only if we have nothing
+/// more to say.
+pub fn let_go(stderr_too: bool) {
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         let last = if stderr_too { 2 } else { 1 };
         for fd in 0..=last {
             // Fails for no reason we could do anything about.
             let _ = descriptors::duplicate_onto(null.as_raw_fd(), fd);
         }
+    }
+}
+
+/// Closes our copies of the descriptors above 2 that the program inherited.
+pub fn let_go_of(passed: &[RawFd]) {
+    for &fd in passed {
+        descriptors::close(fd);
     }
 }

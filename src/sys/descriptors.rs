@@ -1,5 +1,4 @@
 //! File descriptors that are not ours to own: the ones a caller handed over.
-#![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -79,16 +78,6 @@ pub fn duplicate_onto(from: RawFd, to: RawFd) -> io::Result<()> {
     }
 }
 
-/// Whether two descriptors are the same open file description (`kcmp(2)`);
-/// `None` if the kernel does not say.
-pub fn same_description(one: RawFd, other: RawFd) -> Option<bool> {
-    const KCMP_FILE: i32 = 0;
-    let pid = std::process::id();
-    // SAFETY: kcmp takes five numbers.
-    let order = unsafe { libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_FILE, one, other) };
-    (order >= 0).then_some(order == 0)
-}
-
 /// Writes to a socket without waiting and without SIGPIPE (`send(2)`).
 pub fn send_now(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
@@ -110,7 +99,6 @@ mod tests {
         // SAFETY: duplicates a descriptor that is open; closed below.
         let dup = unsafe { libc::dup(file.as_raw_fd()) };
         assert!(inheritable().unwrap().contains(&dup));
-        assert_eq!(same_description(file.as_raw_fd(), dup), Some(true));
         close(dup);
         assert!(!is_open(dup) || !is_inheritable(dup));
     }

@@ -1,5 +1,4 @@
 //! Processes: starting one, waiting for its changes, ending like one.
-#![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -269,6 +268,12 @@ pub enum Change {
 /// Takes the next change of a child, if there is one.
 pub fn changed(pid: i32) -> io::Result<Option<Change>> {
     wait(pid, libc::WEXITED | libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG)
+}
+
+/// Whether a child has ended; its status stays to be taken.
+pub fn has_ended(pid: i32) -> bool {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    !matches!(wait(pid, options), Ok(None))
 }
 
 fn wait(pid: i32, options: i32) -> io::Result<Option<Change>> {

@@ -2,7 +2,6 @@
 //!
 //! Signals are plain numbers here, because nix's `Signal` knows no real-time
 //! ones and those are relayed too.
-#![allow(unsafe_code)]
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};

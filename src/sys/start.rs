@@ -4,7 +4,6 @@
 //! descriptors before `main`; a program started by us must see neither. The
 //! function here is listed in `.init_array`, which the C library runs before
 //! Rust's runtime starts, and notes how things were.
-#![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;

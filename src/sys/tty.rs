@@ -27,3 +27,12 @@ pub fn size(fd: BorrowedFd<'_>) -> io::Result<libc::winsize> {
         }
     }
 }
+
+/// Sets the size of a terminal's window.
+pub fn set_size(fd: BorrowedFd<'_>, size: &libc::winsize) -> io::Result<()> {
+    // SAFETY: TIOCSWINSZ reads the structure.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, size) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -3,7 +3,7 @@
 //! A test is a function of a [`Mode`]; [`every`] calls it for each. Programs
 //! are Python scripts. Those that are to be restored begin with [`GATE`]: they
 //! wait for a file that is missing while the image is made.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
