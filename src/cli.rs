@@ -76,7 +76,7 @@ struct Cli {
 }
 
 /// The management commands. `run` is among them for the sake of its help; it
-/// is parsed by [`run::parse`].
+/// is parsed by [`run::main`].
 #[derive(Debug, Subcommand)]
 enum Management {
     /// Run COMMAND: the same as without the word `run`

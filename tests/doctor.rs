@@ -1,4 +1,5 @@
 //! `warmstart doctor` and `warmstart setup`, as root and as an ordinary user.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 mod support;
 

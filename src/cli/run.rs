@@ -62,10 +62,14 @@ pub(super) struct Arguments {
 /// a run that `bench` has too.
 #[derive(Debug, Clone, Args)]
 pub(super) struct CaptureArguments {
-    /// When the program counts as ready (repeatable, all must hold): notify,
-    /// port[:N], http:URL, log:REGEX, file:PATH, idle[:MS], delay:MS.
-    /// Default: notify if it comes, else a listening port and quiet
-    #[arg(long = "ready", value_name = "PROBE")]
+    // Not a comment for rustdoc, which would take the brackets for links.
+    #[arg(
+        long = "ready",
+        value_name = "PROBE",
+        help = "When the program counts as ready (repeatable, all must hold): notify, \
+                port[:N], http:URL, log:REGEX, file:PATH, idle[:MS], delay:MS. \
+                Default: notify if it comes, else a listening port and quiet"
+    )]
     pub(super) ready: Vec<Probe>,
 
     /// Run CMD (sh -c) when ready, before the capture (repeatable)
