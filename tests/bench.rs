@@ -5,7 +5,7 @@ mod support;
 use std::process::Output;
 
 use serde_json::Value;
-use support::{cache, stderr, stdout, warmstart};
+use support::{Ordinary, cache, stderr, stdout, warmstart};
 
 /// A server that takes a second to start, as Python is everywhere.
 const SERVER: &str = "
@@ -134,4 +134,22 @@ while True:
     assert_eq!(output.status.code(), Some(0), "{json}");
     assert!(json["cold"]["summary_ms"]["min"].as_f64() >= Some(500.0), "{json}");
     assert!(json["restored"]["summary_ms"]["median"].as_f64() < Some(400.0), "{json}");
+}
+
+/// With the one capability an ordinary user restores as root does.
+#[test]
+fn an_ordinary_user_restores() {
+    let user = match Ordinary::with_capability() {
+        Ok(user) => user,
+        Err(why) => skip!("{why}"),
+    };
+    let output = user
+        .warmstart()
+        .args(["bench", "-n", "2", "--json", "--", "/usr/bin/python3", "-c", SERVER, &port()])
+        .output()
+        .expect("the binary");
+    let json: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", stderr(&output)));
+    assert_eq!(output.status.code(), Some(0), "{json}");
+    assert!(json["restored"]["summary_ms"]["median"].as_f64() < Some(800.0), "{json}");
 }
