@@ -170,7 +170,6 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
         caller_limits: own_limits(),
         caller_personality: own_personality(),
         host: Host::read(),
-        wiped: vmas.iter().filter(|vma| vma.is_wiped()).map(|vma| vma.start).collect(),
     };
     Ok((set, facts, dependencies))
 }

@@ -308,9 +308,6 @@ impl Planner<'_> {
             numbers.0.insert(aside);
             self.place(second, two, two_flags, numbers);
             self.place(first, one, one_flags, numbers);
-        } else if first == two.fd && second != two.fd {
-            self.place(first, one, one_flags, numbers);
-            self.place(second, two, two_flags, numbers);
         } else {
             self.place(first, one, one_flags, numbers);
             self.place(second, two, two_flags, numbers);
