@@ -37,6 +37,8 @@ pub struct Options {
     pub runs: u32,
     /// What ends a measurement; `None`: found out in the preparation.
     pub until: Option<Mark>,
+    /// Where temporary files may be made.
+    pub temp_dir: PathBuf,
     /// A run that has not got there by then has failed.
     pub timeout: Duration,
 }
@@ -81,7 +83,7 @@ pub fn run(
     options: &Options,
     mut progress: impl FnMut(Stage),
 ) -> Result<Report, BenchError> {
-    let scratch = process::Scratch::new().map_err(BenchError::Scratch)?;
+    let scratch = process::Scratch::new(&options.temp_dir).map_err(BenchError::Scratch)?;
     progress(Stage::Preparing);
     let mark = prepare::prepare(command, options, &scratch)?;
 

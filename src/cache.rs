@@ -224,6 +224,13 @@ impl Cache {
         Ok(())
     }
 
+    /// Tells whether there is no entry at all: then a run is a miss whatever
+    /// its fingerprint, which can be computed while the program starts.
+    pub fn is_empty(&self) -> bool {
+        let first = fs::read_dir(self.bucket.join("entries")).map(|mut entries| entries.next());
+        matches!(first, Ok(None))
+    }
+
     /// Returns the cache's directory, as it was given.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -8,10 +8,10 @@
 //! is part of every restore.
 
 mod bench;
-// mod cache;
+mod cache;
 mod doctor;
 mod environment;
-// mod image;
+mod image;
 mod pages;
 mod run;
 mod setup;
@@ -76,7 +76,7 @@ struct Cli {
 }
 
 /// The management commands. `run` is among them for the sake of its help; it
-/// is parsed by [`run::parse`].
+/// is parsed by [`run::main`].
 #[derive(Debug, Subcommand)]
 enum Management {
     /// Run COMMAND: the same as without the word `run`
@@ -86,13 +86,13 @@ enum Management {
     #[command(override_usage = "warmstart bench [OPTIONS] -- COMMAND [ARG]...", after_help = bench::AFTER_HELP)]
     Bench(bench::Arguments),
     /// Look at, check and clean the cache
-    // Cache(cache::Arguments),
+    Cache(cache::Arguments),
     /// Say what this machine allows
     Doctor(doctor::Arguments),
     /// Allow ordinary users to restore: give this binary its one capability
     Setup(setup::Arguments),
     /// Dump, restore and show image sets
-    // Image(image::Arguments),
+    Image(image::Arguments),
     /// Print a completion script for a shell
     Completions(pages::CompletionsArguments),
     /// Write the manual pages
@@ -106,6 +106,12 @@ const MANAGEMENT: [&str; 9] =
 
 /// Runs the command line and returns its exit status.
 pub fn main() -> ExitCode {
+    if privilege::is_set_id() {
+        let failure = Failure::failed(
+            "this binary must not be setuid or setgid: every program would run as its owner",
+        );
+        return ExitCode::from(failure.hint("chmod ug-s warmstart").report(Mode::Run));
+    }
     // A failure leaves us with what the kernel gave us; the program is still
     // started without it (exec and restore both drop it), so it may run.
     let _ = privilege::narrow();
@@ -138,10 +144,10 @@ fn manage(args: Vec<OsString>) -> Result<u8, Failure> {
     };
     match cli.management {
         Some(Management::Bench(arguments)) => bench::main(arguments),
-        // Some(Management::Cache(arguments)) => cache::main(arguments),
+        Some(Management::Cache(arguments)) => cache::main(arguments),
         Some(Management::Doctor(arguments)) => doctor::main(&arguments),
         Some(Management::Setup(arguments)) => setup::main(&arguments),
-        // Some(Management::Image(arguments)) => image::main(arguments),
+        Some(Management::Image(arguments)) => image::main(arguments),
         Some(Management::Completions(arguments)) => pages::completions(&arguments),
         Some(Management::Man(arguments)) => pages::man(&arguments),
         Some(Management::Run(_)) | None => Err(Failure::usage("no COMMAND given")),

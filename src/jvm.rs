@@ -24,7 +24,7 @@ const MARKS: [&str; 5] = [
 
 /// What of a JVM decides how a program starts. Its other libraries are mapped
 /// at the capture, and so are an entry's dependencies.
-const FILES: [&str; 17] = [
+const FILES: [&str; 13] = [
     "release",
     "lib/jvm.cfg",
     "lib/libjli.so",
@@ -38,10 +38,18 @@ const FILES: [&str; 17] = [
     "conf/security/java.security",
     "conf/net.properties",
     "conf/logging.properties",
-    "lib/rt.jar",
-    "jre/lib/rt.jar",
-    "lib/amd64/server/libjvm.so",
-    "jre/lib/amd64/server/libjvm.so",
+];
+
+/// The same of a JVM up to version 8, where `lib` may be `jre/lib`.
+const FILES_8: [&str; 8] = [
+    "rt.jar",
+    "amd64/server/libjvm.so",
+    "amd64/jvm.cfg",
+    "amd64/server/classes.jsa",
+    "security/java.security",
+    "security/cacerts",
+    "net.properties",
+    "tzdb.dat",
 ];
 
 /// A JVM's directory, and which of its tools was started.
@@ -86,8 +94,18 @@ impl Home {
     }
 
     /// Returns the files of the JVM itself that count; some are missing.
-    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
-        FILES.iter().map(|name| self.root.join(name))
+    pub fn files(&self) -> Vec<PathBuf> {
+        let below = |dir: &Path, names: &[&str]| -> Vec<PathBuf> {
+            names.iter().map(|name| dir.join(name)).collect()
+        };
+        let (jre, own) = (self.root.join("jre/lib"), self.root.join("lib"));
+        if jre.is_dir() {
+            below(&jre, &FILES_8)
+        } else if own.join("amd64").is_dir() {
+            below(&own, &FILES_8)
+        } else {
+            below(&self.root, &FILES)
+        }
     }
 }
 
@@ -105,8 +123,14 @@ mod tests {
         fs::write(dir.path().join("lib/server/libjvm.so"), "").unwrap();
         let home = Home::of(&java).unwrap();
         assert_eq!(home.tool(), Tool::Java);
-        assert!(home.files().any(|file| file == dir.path().join("release")));
+        assert!(home.files().into_iter().any(|file| file == dir.path().join("release")));
         assert_eq!(Home::of(&dir.path().join("bin/javac")).unwrap().tool(), Tool::Other);
+        fs::create_dir_all(dir.path().join("jre/lib/amd64/server")).unwrap();
+        let home = Home::of(&dir.path().join("jre/bin/java"));
+        assert_eq!(home, None);
+        fs::write(dir.path().join("jre/lib/amd64/server/libjvm.so"), "").unwrap();
+        let home = Home::of(&dir.path().join("jre/bin/java")).unwrap();
+        assert!(home.files().contains(&dir.path().join("jre/lib/rt.jar")));
         assert_eq!(Home::of(&dir.path().join("sbin/java")), None);
         assert_eq!(Home::of(Path::new("java")), None);
         assert_eq!(Home::of(Path::new("/")), None);

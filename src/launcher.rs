@@ -133,7 +133,7 @@ pub fn relay(program: i32, blocked: &BlockedSignals) -> u8 {
 pub struct BlockedSignals(());
 
 /// Blocks the signals that the relay handles; to be called before
-/// [`crate::restore::native`].
+/// [`crate::restore::native()`].
 pub fn block_signals() -> BlockedSignals {
     relay::handled().block();
     // Ignored, it would make the kernel forget how our child ended.

@@ -74,4 +74,3 @@ pub enum CannotRestore {
     #[error("not restored within {0:?}")]
     Deadline(Duration),
 }
-

@@ -19,12 +19,12 @@ use crate::restore::plan::Plan;
 use crate::restore::planner::{self, Facts};
 use crate::trace::{Group, Remote, Scratch, TraceError, find_gate, rewind_interrupted};
 
-pub(crate) mod encode;
-pub(crate) mod files;
+mod encode;
+mod files;
 mod memory;
-pub(crate) mod process;
-pub(crate) mod threads;
-pub(crate) mod vmas;
+mod process;
+mod threads;
+mod vmas;
 
 /// What happens to the program once its state is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +123,6 @@ impl Refusal {
     }
 }
 
-
 impl From<TraceError> for Refusal {
     fn from(error: TraceError) -> Self {
         let mut reason = error.to_string();
@@ -216,7 +215,11 @@ fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState,
     let smaps = fs::read(&path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
     let vmas = vmas::parse(&smaps, PAGES_FILE)?;
     let files = files::read(capture)?;
-    let dumped = memory::dump(capture.pid, &vmas, pages.try_clone().map_err(|error| unwritable(capture.dir, &error))?)?;
+    let dumped = memory::dump(
+        capture.pid,
+        &vmas,
+        pages.try_clone().map_err(|error| unwritable(capture.dir, &error))?,
+    )?;
     let len_pages = dumped.len;
     let parts = encode::Parts { group, task, mm, threads, vmas, files, pages: dumped };
     let (set, facts, dependencies) = encode::encode(parts)?;

@@ -234,8 +234,7 @@ fn wait_for_stop(tid: i32) -> Result<Option<Stop>, TraceError> {
 
 /// Lists the threads of a process.
 fn threads_of(pid: i32) -> Result<Vec<i32>, TraceError> {
-    let entries =
-        fs::read_dir(format!("/proc/{pid}/task")).map_err(|_| TraceError::Gone(pid))?;
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).map_err(|_| TraceError::Gone(pid))?;
     Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
 

@@ -30,10 +30,9 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Makes one that only we may use.
-    pub(super) fn new() -> std::io::Result<Self> {
-        let template = std::env::temp_dir().join("warmstart-bench.XXXXXX");
-        let dir = nix::unistd::mkdtemp(&template)?;
+    /// Makes one in `parent` that only we may use.
+    pub(super) fn new(parent: &Path) -> std::io::Result<Self> {
+        let dir = nix::unistd::mkdtemp(&parent.join("warmstart-bench.XXXXXX"))?;
         Ok(Self { dir })
     }
 
@@ -243,6 +242,9 @@ pub(super) struct Status {
     pub(super) outcome: String,
     #[serde(default)]
     pub(super) reason: Option<String>,
+    /// The program's pid; that of the launcher if it was started in its place.
+    #[serde(default)]
+    pub(super) app_pid: u32,
     #[serde(default)]
     pub(super) timings_ms: Timings,
 }

@@ -266,6 +266,7 @@ mod tests {
             launcher_options: vec!["-v".into()],
             runs: 1,
             until: None,
+            temp_dir: "/tmp".into(),
             timeout: Duration::from_secs(1),
         };
         let command =

@@ -95,6 +95,7 @@ fn what_is_committed_is_found() {
     ));
     let entry = fixture.cache.lookup(&id).unwrap().unwrap();
     assert_eq!(entry.id(), &id);
+    assert!(!fixture.cache.is_empty());
     assert_eq!(entry.meta().pid, 4242);
     assert_eq!(entry.inputs().unwrap(), fingerprint(1).inputs);
     assert_eq!(entry.meta().dependencies.len(), 3);

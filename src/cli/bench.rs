@@ -69,6 +69,7 @@ pub(super) fn main(arguments: Arguments) -> Result<u8, Failure> {
         runs: arguments.runs,
         until: arguments.until.or_else(|| arguments.capture.ready.iter().find_map(Mark::of_probe)),
         timeout: arguments.timeout,
+        temp_dir: std::env::temp_dir(),
     };
     let command = environment::command(arguments.command);
 

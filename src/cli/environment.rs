@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::command::Command;
 use crate::failure::Failure;
@@ -91,6 +91,7 @@ fn choose_cache_dir(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn blocks_keep_order_and_odd_entries() {
@@ -104,10 +105,10 @@ mod tests {
 
     #[test]
     fn the_cache_is_absolute() {
-        let cwd = || PathBuf::from("/work");
+        let cwd = || PathBuf::from("/dir");
         let default = || Some(PathBuf::from("/home/u/.cache/warmstart"));
         assert_eq!(choose_cache_dir(Some("/c".as_ref()), cwd, default), Path::new("/c"));
-        assert_eq!(choose_cache_dir(Some("c".as_ref()), cwd, default), Path::new("/work/c"));
+        assert_eq!(choose_cache_dir(Some("c".as_ref()), cwd, default), Path::new("/dir/c"));
         assert_eq!(choose_cache_dir(None, cwd, default), default().unwrap());
     }
 }

@@ -43,6 +43,10 @@ pub(super) fn collect(
         }
         for name in candidates(argument) {
             let path = collector.cwd().join(path_of(name));
+            // The jar of -jar, for one.
+            if collector.has_file(&path) {
+                continue;
+            }
             if fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
                 collector.file("file", &path)?;
             }

@@ -21,8 +21,6 @@ const V1_UNLIMITED: u64 = 0x7fff_ffff_ffff_0000;
 pub struct Limits {
     /// The smallest memory limit from the group up to the root, in bytes.
     pub memory: Option<u64>,
-    /// The smallest limit of memory and swap (v1) or of swap (v2), in bytes.
-    pub swap: Option<u64>,
     /// The smallest CPU quota, in thousandths of a CPU.
     pub cpu_milli: Option<u64>,
     /// `cpu.weight` or `cpu.shares` of the group itself, which older JVMs
@@ -67,7 +65,6 @@ impl Limits {
         // the ones of v1: no such files are there then.
         for (depth, dir) in ancestors(mount, group).iter().enumerate() {
             lower(&mut self.memory, number(dir, "memory.max"));
-            lower(&mut self.swap, number(dir, "memory.swap.max"));
             let mut buffer = [0; 64];
             if let Some(text) = read_small(&dir.join("cpu.max"), &mut buffer) {
                 let mut fields = text.split_whitespace().map(|field| field.parse::<u64>().ok());
@@ -82,9 +79,8 @@ impl Limits {
 
     fn add_v1_memory(&mut self, mount: &Path, group: &str) {
         for dir in ancestors(mount, group) {
-            let limit = |name| number(&dir, name).filter(|limit| *limit < V1_UNLIMITED);
-            lower(&mut self.memory, limit("memory.limit_in_bytes"));
-            lower(&mut self.swap, limit("memory.memsw.limit_in_bytes"));
+            let limit = number(&dir, "memory.limit_in_bytes");
+            lower(&mut self.memory, limit.filter(|limit| *limit < V1_UNLIMITED));
         }
     }
 
@@ -189,17 +185,11 @@ mod tests {
             ("list", "0::/a/b\n"),
             ("cg/a/memory.max", "1000\n"),
             ("cg/a/b/memory.max", "max\n"),
-            ("cg/a/b/memory.swap.max", "0\n"),
             ("cg/a/cpu.max", "150000 100000\n"),
             ("cg/a/b/cpu.max", "max 100000\n"),
             ("cg/a/b/cpu.weight", "100\n"),
         ]);
-        let expected = Limits {
-            memory: Some(1000),
-            swap: Some(0),
-            cpu_milli: Some(1500),
-            cpu_weight: Some(100),
-        };
+        let expected = Limits { memory: Some(1000), cpu_milli: Some(1500), cpu_weight: Some(100) };
         assert_eq!(tree.limits(), expected);
     }
 
@@ -214,12 +204,8 @@ mod tests {
                 (&format!("cg/{cpu}/cpu.cfs_period_us"), "100000\n"),
                 (&format!("cg/{cpu}/cpu.shares"), "1024\n"),
             ]);
-            let expected = Limits {
-                memory: Some(4096),
-                swap: None,
-                cpu_milli: Some(500),
-                cpu_weight: Some(1024),
-            };
+            let expected =
+                Limits { memory: Some(4096), cpu_milli: Some(500), cpu_weight: Some(1024) };
             assert_eq!(tree.limits(), expected);
         }
     }

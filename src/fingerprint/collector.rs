@@ -217,7 +217,6 @@ impl<'a> Collector<'a> {
         let cgroup = &host.cgroup;
         for (name, value) in [
             ("memory limit of the control group", cgroup.memory),
-            ("swap limit of the control group", cgroup.swap),
             ("CPU quota of the control group (1/1000)", cgroup.cpu_milli),
             ("CPU weight of the control group", cgroup.cpu_weight),
         ] {
@@ -250,6 +249,11 @@ impl<'a> Collector<'a> {
         let mut id = [0; 16];
         id.copy_from_slice(&sha.finalize()[..16]);
         Fingerprint { id: EntryId(id), inputs: self.inputs }
+    }
+
+    /// Tells whether this very path is an input already.
+    pub(super) fn has_file(&self, path: &Path) -> bool {
+        self.digests.answered(path).is_some()
     }
 
     /// Tells where relative paths start from.

@@ -68,9 +68,8 @@ const LIMITS: [(Resource, &str); 6] = [
 ];
 
 /// Switches of the kernel that decide what memory looks like: path and name.
-const SWITCHES: [(&str, &str); 4] = [
+const SWITCHES: [(&str, &str); 3] = [
     ("/sys/kernel/mm/transparent_hugepage/enabled", "transparent huge pages"),
-    ("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "shared huge pages"),
     ("/proc/sys/vm/nr_hugepages", "reserved huge pages"),
     ("/proc/sys/vm/overcommit_memory", "memory overcommit"),
 ];

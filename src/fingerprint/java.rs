@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::FingerprintError;
@@ -118,7 +117,6 @@ impl Places<'_, '_> {
             if real_cwd.starts_with(canonical(dir)) { Extent::Workplace } else { Extent::Classes };
         // The directory's own name without a trailing `/.`.
         let tidy: PathBuf = dir.components().collect();
-        debug_assert!(!tidy.as_os_str().as_bytes().is_empty());
         self.collector.directory("class directory", &tidy, extent)
     }
 }

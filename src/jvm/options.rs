@@ -235,7 +235,7 @@ impl Reader<'_> {
         } else if let Some(path) = option.strip_prefix(b"-Xbootclasspath") {
             // -Xbootclasspath:, -Xbootclasspath/a:, -Xbootclasspath/p:
             if let Some(at) = path.iter().position(|byte| *byte == b':') {
-                split_into(&path[at + 1..], &mut self.options.class_path_of_boot());
+                split_into(&path[at + 1..], self.options.class_path_of_boot());
             }
         } else if let Some(path) = option.strip_prefix(b"-Djava.class.path=") {
             split_into(path, &mut self.options.files);

@@ -98,11 +98,9 @@ fn directory(file: &File) -> Option<Directory> {
     file.read_exact_at(&mut record, end).ok()?;
     let (mut len, mut start) = (u64::from(u32_at(&record, 12)?), u64::from(u32_at(&record, 16)?));
     let mut behind = end;
-    if len == u64::from(u32::MAX) || start == u64::from(u32::MAX) || u16_at(&record, 10)? == 0xffff
-    {
-        if let Some((at, len_64, start_64)) = end_64(file, end) {
-            (behind, len, start) = (at, len_64, start_64);
-        }
+    let is_64 = [len, start].contains(&u64::from(u32::MAX)) || u16_at(&record, 10)? == 0xffff;
+    if is_64 && let Some((at, len_64, start_64)) = end_64(file, end) {
+        (behind, len, start) = (at, len_64, start_64);
     }
     // The directory ends where the record begins; what it says of its start
     // is off by what was put before the zip file.

@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn the_areas_of_a_line_are_known() {
-        let line = "7f2d6f7b9000-7f2d6f7bb000 r-xp 00000000 00:00 0                          [vdso]";
+        let line =
+            "7f2d6f7b9000-7f2d6f7bb000 r-xp 00000000 00:00 0                          [vdso]";
         assert_eq!(parse(line), Some((Area::Vdso, 0x7f2d_6f7b_9000, 0x2000)));
         assert_eq!(parse("7f2d6f7b9000-7f2d6f7bb000 r-xp 00000000 00:00 0 [stack]"), None);
     }

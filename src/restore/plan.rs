@@ -80,13 +80,7 @@ impl Operation {
             Check::Equals(value) => (2, Some(value)),
         };
         let some = |value: u32| (value != 0).then_some(value);
-        Self {
-            number: number as u32,
-            arguments,
-            kinds: some(kinds),
-            check: some(check),
-            expected,
-        }
+        Self { number: number as u32, arguments, kinds: some(kinds), check: some(check), expected }
     }
 
     /// Returns argument `index`; missing ones are the value 0.

@@ -80,7 +80,9 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
         let entry = vma_entry(vma, &mut files, &mut dependencies, pid)?;
         match entries.last_mut() {
             // `[vvar]` and what lies behind it are one area in the format.
-            Some(last) if entry.status & last.status & vma_status::VVAR != 0 => last.end = entry.end,
+            Some(last) if entry.status & last.status & vma_status::VVAR != 0 => {
+                last.end = entry.end
+            }
             _ => entries.push(entry),
         }
     }
@@ -210,7 +212,10 @@ fn root(pid: i32) -> Result<PathBuf, Refusal> {
         a.dev() == b.dev() && a.ino() == b.ino()
     };
     if !same(&format!("/proc/{pid}/root"), "/") {
-        return Err(Refusal::lasting(format!("the program's root directory is {}", path.display())));
+        return Err(Refusal::lasting(format!(
+            "the program's root directory is {}",
+            path.display()
+        )));
     }
     Ok(path)
 }
@@ -231,10 +236,7 @@ fn clocks() -> TimensEntry {
             |time| Timespec { tv_sec: time.tv_sec() as u64, tv_nsec: time.tv_nsec() as u64 },
         )
     };
-    TimensEntry {
-        monotonic: now(ClockId::CLOCK_MONOTONIC),
-        boottime: now(ClockId::CLOCK_BOOTTIME),
-    }
+    TimensEntry { monotonic: now(ClockId::CLOCK_MONOTONIC), boottime: now(ClockId::CLOCK_BOOTTIME) }
 }
 
 fn uptime_us() -> Option<u64> {
@@ -404,8 +406,7 @@ fn check_file(vma: &Vma, path: &Path, dev: (u32, u32), inode: u64) -> Result<(),
     let Ok(meta) = fs::metadata(path) else { return refuse("cannot be opened") };
     // Some file systems show another device here (btrfs, overlayfs): then the
     // inode alone says nothing.
-    let same_device =
-        libc::major(meta.dev()) == dev.0 && libc::minor(meta.dev()) == dev.1;
+    let same_device = libc::major(meta.dev()) == dev.0 && libc::minor(meta.dev()) == dev.1;
     if same_device && meta.ino() != inode {
         return refuse("is another file by now");
     }

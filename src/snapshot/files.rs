@@ -25,7 +25,6 @@ mod tty;
 use fdinfo::Info;
 
 pub use regular::{is_perf_data, recreated};
-pub use socket::{TCP_LISTEN, address_of};
 
 /// What the descriptors and mappings of a process come to.
 #[derive(Debug, Default)]

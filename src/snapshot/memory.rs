@@ -12,8 +12,8 @@ use std::os::unix::fs::FileExt;
 
 use super::Refusal;
 use super::vmas::{Backing, KernelArea, Vma};
-use crate::image::proto::PagemapEntry;
 use crate::image::pagemap_flags;
+use crate::image::proto::PagemapEntry;
 use crate::sys::memory::{self, LEN_PAGE};
 
 /// Pages between two runs that are written along rather than left out.

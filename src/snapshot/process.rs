@@ -8,12 +8,10 @@ use super::Refusal;
 use crate::image::proto::{
     ItimerEntry, RlimitEntry, SaEntry, TaskCoreEntry, TaskRlimitsEntry, TaskTimersEntry,
 };
-use crate::image::task_state;
+use crate::image::{SIGNALS, task_state};
 use crate::sys::ptrace::Queue;
 use crate::trace::{Group, Remote, Scratch, TraceError};
 
-/// The number of signals (`NSIG` less the unused number 0).
-pub const SIGNALS: u32 = 64;
 /// The kernel's `SA_RESTORER`.
 const LEN_SIGSET: u64 = 8;
 /// `MEMBARRIER_CMD_GET_REGISTRATIONS` (Linux 6.3).
@@ -53,8 +51,8 @@ impl Status {
     /// Reads the status of a process.
     pub fn read(pid: i32) -> Result<Self, Refusal> {
         let path = format!("/proc/{pid}/status");
-        let text = fs::read(&path)
-            .map_err(|_| Refusal::lasting(format!("there is no process {pid}")))?;
+        let text =
+            fs::read(&path).map_err(|_| Refusal::lasting(format!("there is no process {pid}")))?;
         Ok(Self { text: String::from_utf8_lossy(&text).into_owned() })
     }
 
@@ -167,7 +165,8 @@ pub fn read(
         remote.call_ok("reading the subreaper flag", libc::SYS_prctl, args)?;
         u32::from_le_bytes(scratch.read()?)
     };
-    let registered = remote.call(libc::SYS_membarrier, [MEMBARRIER_GET_REGISTRATIONS, 0, 0, 0, 0, 0])?;
+    let registered =
+        remote.call(libc::SYS_membarrier, [MEMBARRIER_GET_REGISTRATIONS, 0, 0, 0, 0, 0])?;
     let oom = fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
     Ok(TaskCoreEntry {
         task_state: task_state::ALIVE,
@@ -237,12 +236,7 @@ fn timers_of(remote: &mut Remote<'_>, scratch: &Scratch) -> Result<TaskTimersEnt
         };
         Ok(ItimerEntry { isec: word(0), iusec: word(1), vsec: word(2), vusec: word(3) })
     };
-    Ok(TaskTimersEntry {
-        real: timer(0)?,
-        virt: timer(1)?,
-        prof: timer(2)?,
-        posix: Vec::new(),
-    })
+    Ok(TaskTimersEntry { real: timer(0)?, virt: timer(1)?, prof: timer(2)?, posix: Vec::new() })
 }
 
 /// Reads all resource limits, in the order of their numbers.

@@ -9,4 +9,6 @@ mod x86_64;
 pub use x86_64::*;
 
 #[cfg(not(target_arch = "x86_64"))]
-compile_error!("warmstart runs on x86-64 only so far: src/sys/arch is where another processor goes");
+compile_error!(
+    "warmstart runs on x86-64 only so far: src/sys/arch is where another processor goes"
+);

@@ -9,9 +9,8 @@ const KCMP_FILE: libc::c_int = 0;
 /// the same open file description (`KCMP_FILE`).
 pub fn same_file(pid_a: i32, fd_a: RawFd, pid_b: i32, fd_b: RawFd) -> io::Result<bool> {
     // SAFETY: kcmp takes numbers only.
-    let result = unsafe {
-        libc::syscall(libc::SYS_kcmp, pid_a, pid_b, KCMP_FILE, fd_a as u64, fd_b as u64)
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_kcmp, pid_a, pid_b, KCMP_FILE, fd_a as u64, fd_b as u64) };
     match result {
         -1 => Err(io::Error::last_os_error()),
         order => Ok(order == 0),

@@ -147,8 +147,7 @@ impl Drop for FixedMapping {
 pub fn robust_list(tid: i32) -> io::Result<(u64, u64)> {
     let (mut head, mut len) = (0u64, 0u64);
     // SAFETY: both places are valid for the call, which writes one word each.
-    let result = unsafe {
-        libc::syscall(libc::SYS_get_robust_list, tid, &raw mut head, &raw mut len)
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_get_robust_list, tid, &raw mut head, &raw mut len) };
     if result == 0 { Ok((head, len)) } else { Err(io::Error::last_os_error()) }
 }

@@ -105,11 +105,8 @@ pub fn socket_address(ip: IpAddr, port: u16) -> Vec<u8> {
 
 /// Returns the events that a descriptor has now, without waiting.
 pub fn events(fd: BorrowedFd<'_>) -> io::Result<i16> {
-    let mut poll = libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events: libc::POLLIN | libc::POLLRDHUP,
-        revents: 0,
-    };
+    let mut poll =
+        libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN | libc::POLLRDHUP, revents: 0 };
     // SAFETY: one valid pollfd; a timeout of 0 does not wait.
     let result = unsafe { libc::poll(&mut poll, 1, 0) };
     if result >= 0 { Ok(poll.revents) } else { Err(io::Error::last_os_error()) }

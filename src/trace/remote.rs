@@ -59,7 +59,12 @@ impl<'a> Remote<'a> {
     }
 
     /// Makes the call and turns a negative result into an error.
-    pub fn call_ok(&mut self, what: &'static str, nr: i64, args: [u64; 6]) -> Result<u64, TraceError> {
+    pub fn call_ok(
+        &mut self,
+        what: &'static str,
+        nr: i64,
+        args: [u64; 6],
+    ) -> Result<u64, TraceError> {
         let result = self.call(nr, args)?;
         if (-4095..0).contains(&result) {
             let source = std::io::Error::from_raw_os_error(-result as i32);
@@ -115,7 +120,11 @@ impl Scratch {
     /// Unmaps the page.
     pub fn unmap(self, remote: &mut Remote<'_>) -> Result<(), TraceError> {
         remote
-            .call_ok("unmapping the scratch page", libc::SYS_munmap, [self.addr, LEN_PAGE, 0, 0, 0, 0])
+            .call_ok(
+                "unmapping the scratch page",
+                libc::SYS_munmap,
+                [self.addr, LEN_PAGE, 0, 0, 0, 0],
+            )
             .map(drop)
     }
 }
@@ -125,7 +134,8 @@ impl Scratch {
 pub fn find_gate(group: &Group) -> Result<u64, TraceError> {
     let pid = group.pid();
     let unfit = |reason: &str| TraceError::Unfit { pid, reason: reason.into() };
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).map_err(|_| TraceError::Gone(pid))?;
+    let maps =
+        fs::read_to_string(format!("/proc/{pid}/maps")).map_err(|_| TraceError::Gone(pid))?;
     let mut candidates: Vec<(bool, u64, u64)> = maps
         .lines()
         .filter_map(|line| {
@@ -143,7 +153,8 @@ pub fn find_gate(group: &Group) -> Result<u64, TraceError> {
         if memory::read_remote(pid, start, &mut bytes).is_err() {
             continue;
         }
-        if let Some(at) = bytes.windows(arch::SYSCALL.len()).position(|code| code == arch::SYSCALL) {
+        if let Some(at) = bytes.windows(arch::SYSCALL.len()).position(|code| code == arch::SYSCALL)
+        {
             return Ok(start + at as u64);
         }
     }

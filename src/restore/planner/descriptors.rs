@@ -169,7 +169,12 @@ impl Planner<'_> {
             FdTypes::Timerfd => {
                 let timer = file.tfd.ok_or_else(|| unsupported("an empty timerfd"))?;
                 let flags = value(nonblock(timer.flags) | target.flag() as u32);
-                self.create(libc::SYS_timerfd_create, &[value(timer.clockid), flags], target, numbers);
+                self.create(
+                    libc::SYS_timerfd_create,
+                    &[value(timer.clockid), flags],
+                    target,
+                    numbers,
+                );
                 // An expiration that was not read yet comes at once.
                 let pending = timer.ticks > 0 && timer.vsec == 0 && timer.vnsec == 0;
                 let nsec = if pending { 1 } else { timer.vnsec };

@@ -81,10 +81,18 @@ impl Planner<'_> {
         self.open_path(id, flags & libc::O_ACCMODE as u32, FREE_FD as i32)?;
         for vma in vmas {
             let copied = self.facts.page_mode == PageMode::Copied;
-            let filled = contents.iter().any(|(other, own)| other.start == vma.start && !own.is_empty());
+            let filled =
+                contents.iter().any(|(other, own)| other.start == vma.start && !own.is_empty());
             // Copying needs to write; the protection is put right afterwards.
             let prot = if copied && filled { vma.prot | READ | WRITE } else { vma.prot };
-            self.map(vma.start, vma.end - vma.start, prot, map_flags(vma), Arg::Value(FREE_FD), vma.pgoff);
+            self.map(
+                vma.start,
+                vma.end - vma.start,
+                prot,
+                map_flags(vma),
+                Arg::Value(FREE_FD),
+                vma.pgoff,
+            );
         }
         self.must(libc::SYS_close, &[Arg::Value(FREE_FD)]);
         Ok(())
@@ -129,7 +137,8 @@ impl Planner<'_> {
         let grows = vma.flags & libc::MAP_GROWSDOWN as u32 != 0;
         let mapped = self.facts.page_mode == PageMode::Mapped && !grows;
         let copies = !mapped && !runs.is_empty();
-        let covered = mapped && matches!(runs, [run] if run.vaddr == vma.start && run.len_bytes() == len);
+        let covered =
+            mapped && matches!(runs, [run] if run.vaddr == vma.start && run.len_bytes() == len);
         if anonymous && !covered {
             let prot = if copies { vma.prot | READ | WRITE } else { vma.prot };
             self.map(vma.start, len, prot, map_flags(vma), Arg::Value(u64::MAX), 0);

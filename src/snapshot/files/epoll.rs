@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn a_line_of_the_kernel_is_read() {
-        let entry = parse(9, "5 events:       19 data: ffffffff00000005  pos:0 ino:61af sdev:7").unwrap();
+        let entry =
+            parse(9, "5 events:       19 data: ffffffff00000005  pos:0 ino:61af sdev:7").unwrap();
         assert_eq!((entry.tfd, entry.events, entry.data), (5, 0x19, 0xffff_ffff_0000_0005));
         assert_eq!((entry.inode, entry.dev), (Some(0x61af), Some(7)));
     }

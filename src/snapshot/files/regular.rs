@@ -97,9 +97,8 @@ impl Reader<'_> {
                 );
                 return Err(self.refuse(descriptor, what));
             }
-            let content = fs::read(path).map_err(|error| {
-                self.refuse(descriptor, format!("{}: {error}", path.display()))
-            })?;
+            let content = fs::read(path)
+                .map_err(|error| self.refuse(descriptor, format!("{}: {error}", path.display())))?;
             if content.len() as u64 != open.len() {
                 let what = format!("{} is being written", path.display());
                 return Err(Refusal::passing(what));

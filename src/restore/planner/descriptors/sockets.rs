@@ -2,8 +2,8 @@
 
 use super::{Numbers, Planner, PlannerError, Target, nonblock, value};
 use crate::image::proto::{FileEntry, InetSkEntry};
+use crate::image::sockets::{TCP_LISTEN, address_of};
 use crate::restore::plan::Arg;
-use crate::snapshot::files::{TCP_LISTEN, address_of};
 use crate::sys::socket::socket_address;
 
 /// The kernel's defaults (`tcp(7)`): probes, seconds idle, seconds between.
@@ -50,7 +50,10 @@ impl Planner<'_> {
     fn words_option(&mut self, fd: i32, name: i32, words: &[u64]) {
         let bytes = self.data.words(words);
         let len = value(words.len() * 8);
-        self.must(libc::SYS_setsockopt, &[value(fd), value(libc::SOL_SOCKET), value(name), bytes, len]);
+        self.must(
+            libc::SYS_setsockopt,
+            &[value(fd), value(libc::SOL_SOCKET), value(name), bytes, len],
+        );
     }
 
     fn options(&mut self, fd: i32, socket: &InetSkEntry) {

@@ -59,8 +59,24 @@ pub fn signal_frame(
     put(OFFSET_STACK + 8, &alt_stack.flags.to_le_bytes());
     put(OFFSET_STACK + 16, &alt_stack.size.to_le_bytes());
     let registers = [
-        regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15, regs.rdi,
-        regs.rsi, regs.rbp, regs.rbx, regs.rdx, regs.rax, regs.rcx, regs.rsp, regs.rip, regs.eflags,
+        regs.r8,
+        regs.r9,
+        regs.r10,
+        regs.r11,
+        regs.r12,
+        regs.r13,
+        regs.r14,
+        regs.r15,
+        regs.rdi,
+        regs.rsi,
+        regs.rbp,
+        regs.rbx,
+        regs.rdx,
+        regs.rax,
+        regs.rcx,
+        regs.rsp,
+        regs.rip,
+        regs.eflags,
     ];
     for (index, register) in registers.iter().enumerate() {
         put(OFFSET_REGISTERS + index * 8, &register.to_le_bytes());

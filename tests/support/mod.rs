@@ -1,0 +1,200 @@
+//! What the tests share: the binary, JDKs, caches, an ordinary user, loud
+//! skips. Each test file uses its part of it.
+#![allow(dead_code)]
+
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// The uid and gid of an ordinary user: `nobody`.
+pub const NOBODY: u32 = 65534;
+
+/// Returns the path of the binary under test.
+pub fn binary() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_warmstart"))
+}
+
+/// Leaves a test that cannot run here, loudly; fails it where it must run.
+///
+/// `scripts/test` sets `WARMSTART_TESTS_MUST_RUN=1` after it has installed all
+/// that the tests need.
+#[macro_export]
+macro_rules! skip {
+    ($($why:tt)*) => {{
+        let why = format!($($why)*);
+        if std::env::var_os("WARMSTART_TESTS_MUST_RUN").is_some_and(|value| value == "1") {
+            panic!("this test must run here, but {why}");
+        }
+        eprintln!("SKIP: {why}");
+        return;
+    }};
+}
+
+/// A Java runtime, perhaps with a compiler.
+#[derive(Debug, Clone)]
+pub struct Jdk {
+    /// Its feature release: 17.
+    pub release: u32,
+    /// Its directory.
+    pub home: PathBuf,
+}
+
+impl Jdk {
+    /// Returns the path of its `java`.
+    pub fn java(&self) -> PathBuf {
+        self.home.join("bin/java")
+    }
+
+    /// Returns the path of its `javac`, if it has one.
+    pub fn javac(&self) -> Option<PathBuf> {
+        Some(self.home.join("bin/javac")).filter(|path| path.exists())
+    }
+
+    /// Tells whether libjvm has a collector: its flag is in there.
+    pub fn has_collector(&self, flag: &str) -> bool {
+        let flag = format!("-XX:+{flag}");
+        Command::new(self.java())
+            .args([flag.as_str(), "-version"])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    }
+}
+
+/// Finds the Java runtimes of this machine: those that `WARMSTART_TEST_JDKS`
+/// names (homes, separated by colons), those of the distribution, and those
+/// that `scripts/test` put below `target/jdks`; one for each release, in the
+/// order of releases, those with a compiler first.
+pub fn jdks() -> Vec<Jdk> {
+    let named = std::env::var("WARMSTART_TEST_JDKS").unwrap_or_default();
+    let mut homes: Vec<PathBuf> =
+        named.split(':').filter(|home| !home.is_empty()).map(PathBuf::from).collect();
+    let below = [
+        PathBuf::from("/usr/lib/jvm"),
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("target/jdks"),
+        PathBuf::from(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_default()).join("jdks"),
+    ];
+    for dir in below {
+        let Ok(entries) = std::fs::read_dir(dir) else { continue };
+        homes.extend(entries.flatten().map(|entry| entry.path()));
+    }
+    let mut jdks: Vec<Jdk> = homes.iter().filter_map(|home| jdk_at(home)).collect();
+    jdks.sort_by_key(|jdk| (jdk.release, jdk.javac().is_none(), jdk.home.clone()));
+    jdks.dedup_by_key(|jdk| jdk.release);
+    jdks
+}
+
+/// Finds the runtime of a release.
+pub fn jdk(release: u32) -> Option<Jdk> {
+    jdks().into_iter().find(|jdk| jdk.release == release)
+}
+
+/// Finds a `javac`; what it compiles with `--release 11` runs on all of them.
+pub fn javac() -> Option<PathBuf> {
+    jdks().iter().find_map(Jdk::javac)
+}
+
+/// Reads `JAVA_VERSION="17.0.15"` from a runtime's `release` file.
+fn jdk_at(home: &Path) -> Option<Jdk> {
+    let text = std::fs::read_to_string(home.join("release")).ok()?;
+    let version = text.lines().find_map(|line| line.strip_prefix("JAVA_VERSION=\""))?;
+    let release = version.split(['.', '"', '+', '-']).next()?.parse().ok()?;
+    let home = home.canonicalize().ok()?;
+    home.join("bin/java").exists().then_some(Jdk { release, home })
+}
+
+/// Makes a directory for a cache, which only we may use.
+pub fn cache() -> TempDir {
+    tempfile::Builder::new().prefix("warmstart-test-").tempdir().expect("a temporary directory")
+}
+
+/// Prepares a run of the binary with a cache of its own.
+pub fn warmstart(cache: &TempDir) -> Command {
+    let mut command = Command::new(binary());
+    command.env("WARMSTART_CACHE_DIR", cache.path());
+    command
+}
+
+/// An ordinary user with a copy of the binary of their own.
+#[derive(Debug)]
+pub struct Ordinary {
+    dir: TempDir,
+}
+
+impl Ordinary {
+    /// Makes one without the capability; an error says what is missing here.
+    pub fn new() -> Result<Self, String> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err("only root can become an ordinary user".into());
+        }
+        if Command::new("setpriv").arg("--version").output().is_err() {
+            return Err("there is no setpriv (package util-linux)".into());
+        }
+        let dir = cache();
+        let user = Self { dir };
+        let mode = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        };
+        let prepare = || -> std::io::Result<()> {
+            mode(user.dir.path(), 0o755)?;
+            std::fs::copy(binary(), user.binary())?;
+            mode(&user.binary(), 0o755)?;
+            std::fs::create_dir(user.home())?;
+            std::os::unix::fs::chown(user.home(), Some(NOBODY), Some(NOBODY))
+        };
+        prepare().map_err(|error| error.to_string())?;
+        Ok(user)
+    }
+
+    /// Makes one whose binary carries the capability.
+    pub fn with_capability() -> Result<Self, String> {
+        let user = Self::new()?;
+        let setup = Command::new(user.binary()).arg("setup").output();
+        match setup {
+            Ok(output) if output.status.success() => Ok(user),
+            Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Returns the path of their binary.
+    pub fn binary(&self) -> PathBuf {
+        self.dir.path().join("warmstart")
+    }
+
+    /// Returns their home, the only place where they may write.
+    pub fn home(&self) -> PathBuf {
+        self.dir.path().join("home")
+    }
+
+    /// Prepares a command that they run, with their home as its directory.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("setpriv");
+        let id = NOBODY.to_string();
+        command
+            .args(["--reuid", &id, "--regid", &id, "--clear-groups", "--inh-caps=-all", "--"])
+            .arg(program)
+            .current_dir(self.home())
+            .env("HOME", self.home())
+            .env_remove("XDG_CACHE_HOME")
+            .env_remove("WARMSTART_CACHE_DIR");
+        command
+    }
+
+    /// Prepares a run of their binary.
+    pub fn warmstart(&self) -> Command {
+        self.command(self.binary())
+    }
+}
+
+/// Returns what was written to stdout.
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Returns what was written to stderr.
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
