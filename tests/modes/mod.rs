@@ -153,6 +153,15 @@ impl Program {
         command
     }
 
+    /// Returns the command of the restored mode with other options; nothing is
+    /// captured beforehand.
+    pub fn again(&self, script: &str, options: &[&str]) -> Command {
+        let mut command = self.call(&["--ready", "delay:150"]);
+        command.args(options).arg("--").args(self.script(script, &[]));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
     /// Runs the command until it is captured, then to its end.
     fn prime(&self, mut command: Command) -> Result<(), String> {
         let _ = std::fs::remove_file(self.status_file());
