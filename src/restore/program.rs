@@ -135,6 +135,10 @@ struct Builder<'a> {
     data_arguments: Vec<(u32, u8)>,
     /// Words in the data that hold offsets into the data.
     data_pointers: Vec<usize>,
+    /// The instructions that make the other threads, in their order.
+    spawns: Vec<usize>,
+    /// Where the next frame without a stack lies.
+    next_frame: u64,
     data: Vec<u8>,
 }
 
@@ -160,6 +164,8 @@ pub fn lower(plan: &Plan, around: &Surroundings<'_>, place: u64) -> (Program, La
         steps: Vec::with_capacity(count),
         data_arguments: Vec::with_capacity(count),
         data_pointers: Vec::new(),
+        spawns: Vec::with_capacity(plan.file().threads.len()),
+        next_frame: layout.state + FRAMES,
         data: plan.file().data.clone(),
     };
     builder.measure();
@@ -312,7 +318,8 @@ impl Builder<'_> {
             };
             let at = self.put(&args.to_bytes());
             self.data_pointers.push(at as usize + 64);
-            self.push(Step::Spawn(tid), Instruction::spawn(at, 88, index as u64, tid));
+            self.spawns.push(self.instructions.len());
+            self.push(Step::Spawn(tid), Instruction::spawn(at, 88, 0, tid));
             self.is_data(0);
         }
     }
@@ -478,7 +485,7 @@ impl Builder<'_> {
         for (number, operation) in thread.operations.iter().enumerate() {
             self.operation(Step::Thread(index as u32, number as u32), operation);
         }
-        let frame = self.frame_addr(index, thread);
+        let frame = self.frame_addr(thread);
         let step = Step::Own("placing a frame");
         let copy = Instruction::new(Op::Copy, [frame, thread.frame_offset, thread.frame_len]);
         self.push(step, copy);
@@ -488,14 +495,13 @@ impl Builder<'_> {
 
     /// A frame that has no place on its stack lies in the state; the pointer
     /// to its extended state is set for that.
-    fn frame_addr(&mut self, index: usize, thread: &ThreadPlan) -> u64 {
+    fn frame_addr(&mut self, thread: &ThreadPlan) -> u64 {
         const OFFSET_FPSTATE: usize = 224;
         if thread.frame_addr != 0 {
             return thread.frame_addr;
         }
-        let before = self.plan.file().threads[..index].iter().filter(|t| t.frame_addr == 0);
-        let offset: u64 = before.map(|thread| thread.frame_len.next_multiple_of(64)).sum();
-        let addr = self.layout.state + FRAMES + offset;
+        let addr = self.next_frame;
+        self.next_frame += thread.frame_len.next_multiple_of(64);
         // Built for address 0, the pointer holds the offset in the frame.
         let at = thread.frame_offset as usize + OFFSET_FPSTATE;
         if let Some(place) = self.data.get_mut(at..at + 8) {
@@ -532,12 +538,7 @@ impl Builder<'_> {
         let own = Step::Own("parking");
         for index in 1..self.plan.file().threads.len() {
             let start = self.layout.program + self.instructions.len() as u64 * 64;
-            let spawn = self.instructions.iter_mut().find(|instruction| {
-                instruction.op == Op::Spawn && instruction.args[2] == index as u64
-            });
-            if let Some(spawn) = spawn {
-                spawn.args[2] = start;
-            }
+            self.instructions[self.spawns[index - 1]].args[2] = start;
             self.drop_capabilities();
             self.push(own, Instruction::new(Op::Add, [parked, 1, 0]));
             self.wake(parked);
