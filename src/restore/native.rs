@@ -193,12 +193,18 @@ impl Slots {
     }
 }
 
+/// Opens a regular file; anything else is not waited for.
 fn open(path: &Path) -> Result<File, CannotRestore> {
-    OpenOptions::new()
+    let fail = |error: io::Error| unusable(format!("{}: {error}", path.display()));
+    let file = OpenOptions::new()
         .read(true)
-        .custom_flags(libc::O_CLOEXEC)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
         .open(path)
-        .map_err(|error| unusable(format!("{}: {error}", path.display())))
+        .map_err(fail)?;
+    if !file.metadata().map_err(fail)?.is_file() {
+        return Err(unusable(format!("{} is not a regular file", path.display())));
+    }
+    Ok(file)
 }
 
 /// Makes room for `count` descriptors.
