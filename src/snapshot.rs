@@ -19,12 +19,12 @@ use crate::restore::plan::Plan;
 use crate::restore::planner::{self, Facts};
 use crate::trace::{Group, Remote, Scratch, TraceError, find_gate, rewind_interrupted};
 
-pub(crate) mod encode;
-pub(crate) mod files;
+mod encode;
+mod files;
 mod memory;
-pub(crate) mod process;
-pub(crate) mod threads;
-pub(crate) mod vmas;
+mod process;
+mod threads;
+mod vmas;
 
 /// What happens to the program once its state is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,7 +221,10 @@ fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState,
         pages.try_clone().map_err(|error| unwritable(capture.dir, &error))?,
     )?;
     let len_pages = dumped.len;
-    let parts = encode::Parts { group, task, mm, threads, vmas, files, pages: dumped };
+    let may_map_code = nix::sys::statvfs::fstatvfs(pages)
+        .is_ok_and(|mount| !mount.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC));
+    let parts =
+        encode::Parts { group, task, mm, threads, vmas, files, pages: dumped, may_map_code };
     let (set, facts, dependencies) = encode::encode(parts)?;
     Ok((set, facts, len_pages, dependencies))
 }

@@ -1,4 +1,5 @@
 //! The command line from outside: what is ours, what is COMMAND's, statuses.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 mod support;
 

@@ -15,7 +15,7 @@ use super::{Options, Policy};
 use crate::cache::{Cache, CacheError, CaptureLock, Entry, NewEntry, Staging};
 use crate::command::Command;
 use crate::fingerprint::{
-    self, DigestMemory, Fingerprint, FingerprintError, Host, Scope, Stream, explain,
+    self, DigestMemory, EntryId, Fingerprint, FingerprintError, Host, Scope, Stream, explain,
 };
 use crate::restore::{self, CannotRestore, Restored};
 use crate::snapshot::Snapshot;
@@ -79,11 +79,22 @@ pub struct Lookup {
     point: &'static str,
 }
 
+/// What a caller gave that this process cannot find out about itself any more.
+#[derive(Debug)]
+pub struct Caller<'a> {
+    /// Which of 0, 1 and 2 were closed.
+    pub closed_stdio: [bool; 3],
+    /// The signals that it ignores.
+    pub ignored: &'a [i32],
+    /// The signals that it blocks.
+    pub blocked: Vec<i32>,
+}
+
 /// Computes the key of a command.
 pub fn look_up(
     command: &Command,
     options: &Options,
-    closed_stdio: [bool; 3],
+    caller: Caller<'_>,
 ) -> Result<Lookup, NoLookup> {
     let cache = match options.policy {
         Policy::Auto | Policy::Refresh => Cache::open(&options.cache_dir)?,
@@ -92,11 +103,13 @@ pub fn look_up(
         }
     };
     let mut host = Host::current();
-    for (stream, closed) in host.streams.iter_mut().zip(closed_stdio) {
+    for (stream, closed) in host.streams.iter_mut().zip(caller.closed_stdio) {
         if closed {
             *stream = Stream::Closed;
         }
     }
+    host.ignored_signals = caller.ignored.to_vec();
+    host.blocked_signals = caller.blocked;
     let scope = scope(options);
     let mut digests = cache.digests();
     let fingerprint =
@@ -209,6 +222,11 @@ impl Lookup {
         self.save_digests();
     }
 
+    /// Returns the way to remove the entry, there or to be.
+    pub fn retire_later(&self) -> Retire {
+        Retire { cache: self.cache.clone(), id: self.fingerprint.id.clone() }
+    }
+
     /// Writes down what files have been hashed; that this fails only costs the
     /// next run the same work.
     pub fn save_digests(&mut self) {
@@ -254,6 +272,21 @@ impl Lookup {
     pub fn note_refusal(&self, reason: &str) {
         // Nobody depends on the note.
         let _ = self.cache.note_refusal(&self.fingerprint.id, &self.command, reason);
+    }
+}
+
+/// The right to remove an entry later.
+#[derive(Debug)]
+pub struct Retire {
+    cache: Cache,
+    id: EntryId,
+}
+
+impl Retire {
+    /// Removes the entry: what it brings back cannot be what one wants.
+    pub fn retire(self) {
+        // One that is in use stays, and is found bad again the next time.
+        let _ = self.cache.remove(&self.id);
     }
 }
 

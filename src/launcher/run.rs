@@ -1,7 +1,7 @@
 //! The course of one run.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::capture::Capture;
 use super::hit::{Found, Lookup, NoLookup};
@@ -35,12 +35,18 @@ const IGNORABLE: [i32; 12] = [
     libc::SIGWINCH,
 ];
 
+/// A restored program that ends within this time as if it had been told to,
+/// though nobody did, was ending when it was captured.
+const SHORT_LIFE: Duration = Duration::from_secs(3);
+
 /// One run of a command.
 pub struct Run {
     command: Command,
     options: Options,
     /// Signals and standard descriptors as the caller gave them.
     inherited: Inherited,
+    /// The signals that the caller ignores.
+    ignored: Vec<i32>,
     /// The caller's descriptors above 2, those of `--keep-fd` included.
     passed: Vec<RawFd>,
     herald: Herald,
@@ -60,7 +66,9 @@ impl Run {
     pub fn new(command: Command, options: Options) -> Self {
         let herald = Herald::new(options.verbosity, options.status_file.clone());
         let inherited = Inherited::now();
-        Self { command, options, inherited, passed: Vec::new(), herald, status: Status::cold() }
+        let ignored = ignored_signals(&inherited);
+        let (passed, status) = (Vec::new(), Status::cold());
+        Self { command, options, inherited, ignored, passed, herald, status }
     }
 
     /// Runs; returns the exit status, if there is a process left to have one.
@@ -85,7 +93,12 @@ impl Run {
                 _ => self.start(Start::Plain),
             };
         }
-        match hit::look_up(&self.command, &self.options, self.inherited.closed_stdio) {
+        let caller = hit::Caller {
+            closed_stdio: self.inherited.closed_stdio,
+            ignored: &self.ignored,
+            blocked: self.inherited.mask.signals(),
+        };
+        match hit::look_up(&self.command, &self.options, caller) {
             Ok(lookup) => self.looked_up(Box::new(lookup)),
             // There is nothing to restore, or the start will say what is wrong.
             Err(reason @ (NoLookup::NoCache | NoLookup::NoProgram)) => {
@@ -152,17 +165,10 @@ impl Run {
     }
 
     fn restore(&mut self, lookup: &Lookup) -> Result<(Restored, Instant), CannotRestore> {
-        let mut ignored = Vec::new();
-        ignored.extend(IGNORABLE.into_iter().filter(|&signal| signals::is_ignored(signal)));
-        if self.inherited.sigpipe_ignored {
-            ignored.push(libc::SIGPIPE);
-        }
-        if self.inherited.sigchld_ignored {
-            ignored.push(libc::SIGCHLD);
-        }
         self.block_signals();
         let began = Instant::now();
-        let restored = lookup.restore(&self.options.keep, &ignored, self.inherited.closed_stdio);
+        let closed = self.inherited.closed_stdio;
+        let restored = lookup.restore(&self.options.keep, &self.ignored, closed);
         self.status.timings_ms.restore = ms(began.elapsed());
         restored.map(|restored| (restored, began))
     }
@@ -181,11 +187,23 @@ impl Run {
         let notify = lookup
             .notify()
             .and_then(|notify| probing::renotify(&notify.path, notify.notified, &self.command));
+        let retire = lookup.retire_later();
         lookup.finish_hit();
         stdio::let_go(self.herald.is_quiet());
         stdio::let_go_of(&self.passed);
         match Relay::new(restored.pid, Tap::default(), notify) {
-            Ok(relay) => end_like(relay.run(None)),
+            Ok(relay) => {
+                let course = relay.run(None);
+                if course.ending.was_asked_for()
+                    && !course.told_to_end
+                    && began.elapsed() < SHORT_LIFE
+                {
+                    // Captured while it was ending: it would end so every time.
+                    self.herald.detail("ended at once, so its entry is removed");
+                    retire.retire();
+                }
+                end_like(course.ending)
+            }
             Err(error) => {
                 self.herald.fail(&format!("signalfd: {error}"));
                 OWN_FAILURE
@@ -286,6 +304,7 @@ impl Run {
         let parts = Native {
             pid,
             probing: Probing::new(ready, &self.options.warmup, &self.command, target, notify),
+            retire: Some(lookup.retire_later()),
             lookup: Some(lookup),
             passed,
             keep: self.options.keep.clone(),
@@ -294,7 +313,7 @@ impl Run {
         let patience = self.options.capture_timeout;
         let capture = Capture::new(Box::new(parts), patience, &self.herald, self.status.clone());
         match Relay::new(pid, tap, None) {
-            Ok(relay) => end_like(relay.run(Some(capture))),
+            Ok(relay) => end_like(relay.run(Some(capture)).ending),
             Err(error) => {
                 self.herald.fail(&format!("signalfd: {error}"));
                 OWN_FAILURE
@@ -334,6 +353,16 @@ impl Run {
         self.herald.fail(&spawn::complaint(&self.command, error));
         spawn::exit_status(error)
     }
+}
+
+/// Finds out which signals the caller ignores.
+fn ignored_signals(inherited: &Inherited) -> Vec<i32> {
+    let ours = IGNORABLE.into_iter().filter(|&signal| signals::is_ignored(signal));
+    // What the runtime or the relay changes is known from before.
+    let changed =
+        [(libc::SIGPIPE, inherited.sigpipe_ignored), (libc::SIGCHLD, inherited.sigchld_ignored)];
+    ours.chain(changed.into_iter().filter_map(|(signal, ignored)| ignored.then_some(signal)))
+        .collect()
 }
 
 /// Whether an entry that was not restored may be restored next time.

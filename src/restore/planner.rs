@@ -77,6 +77,12 @@ pub enum Policy {
         /// What it had written.
         content: Vec<u8>,
     },
+    /// An empty file that is held for its lock: made if it is gone, never
+    /// replaced, and still empty.
+    LockFile {
+        /// Its permissions.
+        mode: u32,
+    },
     /// A file of this process alone: made anew with its content, which may
     /// also be mapped.
     Recreate {
@@ -120,8 +126,6 @@ pub struct Facts {
     pub page_mode: PageMode,
     /// Guard pages: (address, length in bytes).
     pub guards: Vec<(u64, u64)>,
-    /// Areas that come back empty, by address.
-    pub wiped: Vec<u64>,
     /// Whether the program has set no_new_privs on itself.
     pub no_new_privs: bool,
     /// The limits that the caller gave: (soft, hard), by number.
@@ -308,7 +312,8 @@ fn places(task: &Task, len: u64) -> Result<Vec<u64>, PlannerError> {
     const MAX_PLACES: usize = 8;
     let mut holes: Vec<(u64, u64)> = Vec::new();
     let mut end = 1 << 32;
-    for vma in &task.mm.vmas {
+    // CRIU lists the page of `vsyscall`, which is the kernel's half.
+    for vma in task.mm.vmas.iter().filter(|vma| vma.end <= TASK_SIZE) {
         if vma.start > end {
             holes.push((vma.start - end, end));
         }

@@ -65,16 +65,6 @@ pub struct Vma {
 }
 
 impl Vma {
-    /// Returns the length in bytes.
-    pub fn len(&self) -> u64 {
-        self.end - self.start
-    }
-
-    /// Returns whether the area is empty, which none is.
-    pub fn is_empty(&self) -> bool {
-        self.end == self.start
-    }
-
     /// Returns whether the kernel shows this flag.
     pub fn has(&self, flag: &[u8; 2]) -> bool {
         self.flags.contains(flag)
@@ -208,7 +198,7 @@ fn unescape(name: &[u8]) -> OsString {
 fn check(vma: &Vma) -> Result<(), Refusal> {
     let at = vma.start;
     let no = |what: &str| Err(Refusal::lasting(format!("memory at {at:#x} is {what}")));
-    if !at.is_multiple_of(LEN_PAGE) || !vma.end.is_multiple_of(LEN_PAGE) || vma.is_empty() {
+    if !at.is_multiple_of(LEN_PAGE) || !vma.end.is_multiple_of(LEN_PAGE) || vma.end <= vma.start {
         return no("not made of whole pages");
     }
     let kernels = matches!(vma.backing, Backing::Kernel(_));

@@ -1,10 +1,9 @@
 //! Signals, directories, limits, timers: what the threads share.
 
 use super::{Check, Planner, PlannerError, value};
-use crate::image::Task;
 use crate::image::proto::TaskCoreEntry;
+use crate::image::{SIGNALS, Task};
 use crate::restore::plan::Arg;
-use crate::snapshot::process::SIGNALS;
 
 /// The bits of a membarrier registration, with the command that makes it
 /// (`membarrier(2)`): each is its own command number.
