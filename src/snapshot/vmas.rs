@@ -85,12 +85,17 @@ impl Vma {
 /// Parses `smaps`; refuses by name what an image cannot hold.
 pub fn parse(smaps: &[u8], pages_file: &str) -> Result<Vec<Vma>, Refusal> {
     let mut vmas: Vec<Vma> = Vec::new();
+    // Whose lines follow: those of the vsyscall page must not be taken for the
+    // ones of the area before it, the stack.
+    let mut current: Option<&mut Vma> = None;
     for line in smaps.split(|byte| *byte == b'\n') {
         if let Some(vma) = parse_header(line)? {
+            let listed = vma.is_some();
             vmas.extend(vma);
+            current = vmas.last_mut().filter(|_| listed);
             continue;
         }
-        let Some(vma) = vmas.last_mut() else { continue };
+        let Some(vma) = current.as_mut() else { continue };
         if let Some(flags) = line.strip_prefix(b"VmFlags:") {
             let flags = flags.split(u8::is_ascii_whitespace);
             vma.flags = flags.filter_map(|flag| <[u8; 2]>::try_from(flag).ok()).collect();
@@ -287,6 +292,7 @@ VmFlags: ex
         assert_eq!((path.to_str(), *dev, *inode), (Some("/usr/bin/a b"), (0xfe, 0), 42));
         assert_eq!((vmas[0].resident_kib, vmas[0].offset), (12, 0x2000));
         assert!(vmas[1].is_wiped() && vmas[1].is_anonymous() && !vmas[0].is_wiped());
+        // The vsyscall page behind it once took its flags away.
         assert!(vmas[2].has(b"gd") && vmas[2].backing == Backing::Stack);
     }
 
