@@ -67,6 +67,8 @@ pub trait Parts {
     fn take_notify(&mut self) -> Option<NotifySocket>;
     /// Lets go of what only a capture needs: locks, unfinished files.
     fn release(&mut self);
+    /// Returns the id of the entry, there or to be, once it is known.
+    fn entry(&self) -> Option<String>;
     /// Takes back the entry that was made.
     fn retract(&mut self);
 }
@@ -244,6 +246,7 @@ impl<'a> Capture<'a> {
         match result {
             Ok(()) => {
                 self.status.outcome = Outcome::Captured;
+                self.status.entry = self.parts.entry().or(self.status.entry.take());
                 self.status.engine = Some("native");
                 self.status.reason = None;
                 self.herald.record(&self.status);
@@ -329,6 +332,9 @@ mod tests {
         }
         fn release(&mut self) {
             self.note("release");
+        }
+        fn entry(&self) -> Option<String> {
+            None
         }
         fn retract(&mut self) {
             self.note("retract");
