@@ -54,11 +54,8 @@ fn server() -> Set {
 }
 
 fn facts() -> Facts {
-    let stdio = |fd: i32| planner::Given {
-        fd,
-        source: planner::Source::Stdio(fd as u8),
-        cloexec: false,
-    };
+    let stdio =
+        |fd: i32| planner::Given { fd, source: planner::Source::Stdio(fd as u8), cloexec: false };
     Facts {
         given: (0..3).map(stdio).collect(),
         closed: vec![],

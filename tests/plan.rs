@@ -106,9 +106,7 @@ fn hostile_plans_are_refused() {
         ("another limit's owner", call(libc::SYS_prlimit64, &[v(1), v(7), Arg::Data(0), v(0)])),
         ("too many arguments", call(libc::SYS_umask, &[v(0), v(0)])),
         ("a descriptor nobody gave", call(libc::SYS_dup3, &[Arg::Caller(9), v(4), v(0)])),
-        ("bytes outside the data", {
-            call(libc::SYS_write, &[v(4), Arg::Data(0), v(1 << 40)])
-        }),
+        ("bytes outside the data", { call(libc::SYS_write, &[v(4), Arg::Data(0), v(1 << 40)]) }),
     ];
     for (what, operation) in operations {
         let result = hostile(|plan| plan.operations.push(operation));
