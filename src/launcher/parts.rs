@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use nix::poll::PollFd;
 
 use super::capture::{Job, Parts, Readiness};
-use super::hit::Lookup;
+use super::hit::{Lookup, Retire};
 use super::probing::Probing;
 use crate::readiness::{NotifySocket, Source};
 use crate::snapshot::{self, After, FileId, Refusal, StdioOrigin};
@@ -20,6 +20,8 @@ pub struct Native {
     pub probing: Probing,
     /// Where its entry goes; holds the right to capture it.
     pub lookup: Option<Lookup>,
+    /// The way back, should the entry turn out to be bad.
+    pub retire: Option<Retire>,
     /// The caller's descriptors above 2 that it was started with.
     pub passed: Vec<(RawFd, FileId)>,
     /// Those that a restore passes on.
@@ -85,6 +87,12 @@ impl Parts for Native {
 
     fn take_notify(&mut self) -> Option<NotifySocket> {
         self.probing.take_notify()
+    }
+
+    fn retract(&mut self) {
+        if let Some(retire) = self.retire.take() {
+            retire.retire();
+        }
     }
 
     fn release(&mut self) {

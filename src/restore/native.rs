@@ -42,6 +42,11 @@ fn unusable(what: impl Into<String>) -> CannotRestore {
     CannotRestore::Unusable(what.into())
 }
 
+/// How long a pid may stay taken by nobody ([`is_leaving`]), and how often it
+/// is tried again.
+const PATIENCE_WITH_LEAVING: Duration = Duration::from_millis(200);
+const PAUSE_WITH_LEAVING: Duration = Duration::from_micros(500);
+
 /// Restores with the native engine.
 ///
 /// Must be called from the main thread: the program's parent-death signal
@@ -50,6 +55,30 @@ pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
     let started = Instant::now();
     // Cheaper to know now than from clone3.
     Strategy::SetTid.check().map_err(|_| CannotRestore::NotPermitted)?;
+    loop {
+        match attempt(request, started) {
+            Err(CannotRestore::PidTaken(pid))
+                if started.elapsed() < PATIENCE_WITH_LEAVING && is_leaving(pid) =>
+            {
+                std::thread::sleep(PAUSE_WITH_LEAVING);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Whether a taken pid has no task any more.
+///
+/// Since Linux 6.15 a thread that ends gives its pid back only after its
+/// process's parent may have been told of the end (`release_task` calls
+/// `free_pids` outside of `tasklist_lock`). Who ends a restored program and
+/// starts it again at once, on a busy machine, meets the pids of the threads
+/// that were there before.
+fn is_leaving(pid: i32) -> bool {
+    kill(Pid::from_raw(pid), None) == Err(nix::errno::Errno::ESRCH)
+}
+
+fn attempt(request: &Request<'_>, started: Instant) -> Result<Restored, CannotRestore> {
     let plan =
         Plan::read(request.dir).map_err(|error| match std::error::Error::source(&error) {
             Some(source) => unusable(format!("{error}: {source}")),
@@ -332,7 +361,8 @@ fn describe(plan: &Plan, operation: Option<&super::plan::Operation>) -> String {
     operation.map_or_else(String::new, |operation| plan.describe(operation))
 }
 
-/// Ends a child that never was released, and reaps it: its pids are free then.
+/// Ends a child that never was released, and reaps it: its pids are free then,
+/// or about to be ([`is_leaving`]).
 fn end(pid: i32) {
     let pid = Pid::from_raw(pid);
     // It may have ended by itself.
