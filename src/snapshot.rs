@@ -221,7 +221,10 @@ fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState,
         pages.try_clone().map_err(|error| unwritable(capture.dir, &error))?,
     )?;
     let len_pages = dumped.len;
-    let parts = encode::Parts { group, task, mm, threads, vmas, files, pages: dumped };
+    let may_map_code = nix::sys::statvfs::fstatvfs(pages)
+        .is_ok_and(|mount| !mount.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC));
+    let parts =
+        encode::Parts { group, task, mm, threads, vmas, files, pages: dumped, may_map_code };
     let (set, facts, dependencies) = encode::encode(parts)?;
     Ok((set, facts, len_pages, dependencies))
 }

@@ -183,7 +183,7 @@ fn the_program_finds_what_a_plain_start_gives() {
         let program = Program::new(mode)?;
         // The same names in all modes.
         let inner = program.command(LOOK_AROUND, &[], |_| ());
-        let gate = program.gate().into_os_string().into_string().unwrap();
+        let dir = program.dir.path().to_str().unwrap();
         let mut command = Command::new("bash");
         command.args(["-c", caller, "caller"]).arg(inner.get_program()).args(inner.get_args());
         command.env("WARMSTART_CACHE_DIR", "/nowhere/cache").env_remove("OLDPWD");
@@ -191,7 +191,7 @@ fn the_program_finds_what_a_plain_start_gives() {
         let text: String = output.stdout.iter().map(|&byte| char::from(byte)).collect();
         assert!(output.status.success(), "{mode:?} {text}");
         // Every run has a group of its test's; the pipe is another one.
-        let text = text.replace(&gate, "GATE");
+        let text = text.replace(dir, "DIR");
         let pipe = text.find("pipe:[").unwrap();
         let end = text[pipe..].find(']').unwrap() + pipe;
         Some(format!("{}{}", &text[..pipe], &text[end..]))

@@ -51,7 +51,8 @@ fn a_taken_pid_means_a_plain_cold_start() {
     let script = "print(os.getpid(), flush=True); time.sleep(60)";
     let mut command = captured(&program, script, &[]);
     let first = Running::of(&mut command);
-    assert_eq!(program.status()["outcome"], "restored");
+    // Written when the program runs already.
+    eventually("the first is restored", || program.status()["outcome"] == "restored");
     let mut second = bare(&program, script, &[]);
     let second = Running::of(&mut second);
     let status = program.status();
@@ -71,7 +72,7 @@ fn a_taken_pid_means_a_plain_cold_start() {
     first.end();
     let mut third = bare(&program, script, &[]);
     let third = Running::of(&mut third);
-    assert_eq!(program.status()["outcome"], "restored");
+    eventually("the third is restored", || program.status()["outcome"] == "restored");
     third.signal(libc::SIGTERM);
     third.end();
 }

@@ -95,7 +95,9 @@ impl Entry {
 pub(super) fn read_meta(dir: &Path, id: &EntryId) -> Result<Decoded, Unusable> {
     let path = dir.join("meta");
     let read = || -> io::Result<Vec<u8>> {
-        let mut file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(&path)?;
+        // A FIFO in its place is not waited for.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let mut file = File::options().read(true).custom_flags(flags).open(&path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() || metadata.len() > LEN_META_MAX {
             return Err(io::Error::from(io::ErrorKind::InvalidData));
@@ -163,7 +165,9 @@ impl Cache {
     /// matter to anyone.
     pub fn note_use(&self, id: &EntryId) {
         let path = self.bucket.join("used").join(id.to_string());
-        let file = File::options().append(true).create(true).mode(0o600).open(path);
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file =
+            File::options().append(true).create(true).mode(0o600).custom_flags(flags).open(path);
         let _ = file.and_then(|mut file| file.write_all(b"."));
     }
 

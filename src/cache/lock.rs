@@ -30,6 +30,7 @@ impl Cache {
                 .create(true)
                 .truncate(false)
                 .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
                 .open(&path)
                 .map_err(CacheError::io("create", &path))?;
             match file.try_lock() {

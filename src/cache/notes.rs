@@ -77,7 +77,8 @@ impl Cache {
     /// Returns why a command was not captured, if that is noted.
     pub fn refusal(&self, id: &EntryId) -> Option<Refused> {
         let path = self.bucket.join("notes").join(id.to_string());
-        if fs::symlink_metadata(&path).ok()?.len() > LEN_NOTE_MAX {
+        let metadata = fs::symlink_metadata(&path).ok()?;
+        if !metadata.is_file() || metadata.len() > LEN_NOTE_MAX {
             return None;
         }
         let refused: Refused = serde_json::from_slice(&fs::read(path).ok()?).ok()?;

@@ -208,6 +208,8 @@ impl<'a> Collector<'a> {
         for (name, stream) in names.into_iter().zip(host.streams) {
             self.text(name, stream_class(stream, is_jvm));
         }
+        self.text("ignored signals", &format!("{:?}", host.ignored_signals));
+        self.text("blocked signals", &format!("{:?}", host.blocked_signals));
         for (name, soft, hard) in &host.limits {
             self.text(&format!("limit of {name}"), &format!("{} {}", limit(*soft), limit(*hard)));
         }

@@ -92,6 +92,12 @@ pub struct Host {
     /// What 0, 1 and 2 are. Rust's runtime opens closed ones: whoever knows
     /// better replaces what [`Host::current`] has found.
     pub streams: [Stream; 3],
+    /// Signals that the caller ignores (`nohup(1)`, a shell's background job):
+    /// runtimes look which ones are before they install handlers. Ours are
+    /// not the caller's, so [`Host::current`] leaves it to who knows them.
+    pub ignored_signals: Vec<i32>,
+    /// Signals that the caller blocks; left empty in the same way.
+    pub blocked_signals: Vec<i32>,
     /// Limits by name: soft and hard.
     pub limits: Vec<(&'static str, u64, u64)>,
     /// The file mode creation mask, which an image brings back.
@@ -155,6 +161,8 @@ impl Host {
                 Stream::of(std::io::stdout().as_fd()),
                 Stream::of(std::io::stderr().as_fd()),
             ],
+            ignored_signals: Vec::new(),
+            blocked_signals: Vec::new(),
             limits: LIMITS
                 .iter()
                 .filter_map(|(resource, name)| {

@@ -22,7 +22,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -147,9 +147,7 @@ impl DigestMemory {
     /// Reads a memory; one that is missing or damaged knows nothing.
     pub fn load(path: &Path) -> Self {
         let mut memory = Self::empty();
-        if let Ok(bytes) = fs::read(path) {
-            memory.stored = valid_records(bytes).unwrap_or_default();
-        }
+        memory.stored = read(path).and_then(valid_records).unwrap_or_default();
         memory
     }
 
@@ -254,7 +252,7 @@ impl DigestMemory {
         if self.fresh.is_empty() {
             return Ok(());
         }
-        let theirs = fs::read(path).ok().and_then(valid_records).unwrap_or_default();
+        let theirs = read(path).and_then(valid_records).unwrap_or_default();
         let mut merged: HashMap<Key, Record> = HashMap::new();
         let old = self.stored.chunks_exact(LEN_RECORD).chain(theirs.chunks_exact(LEN_RECORD));
         let newest_last = old.filter_map(Record::from_bytes).chain(self.fresh.values().copied());
@@ -314,6 +312,20 @@ fn encode(records: &[Record]) -> Vec<u8> {
         bytes.extend_from_slice(&record.to_bytes());
     }
     bytes
+}
+
+/// Reads a memory's file; what cannot be one (a FIFO, too long) is not read.
+fn read(path: &Path) -> Option<Vec<u8>> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+    let metadata = file.metadata().ok()?;
+    let max = LEN_HEADER + RECORDS_MAX * LEN_RECORD;
+    let len = usize::try_from(metadata.len()).ok().filter(|len| *len <= max)?;
+    if !metadata.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(len + 1);
+    file.take(max as u64 + 1).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// Takes the header off; `None` if it is not one of ours or the length is not

@@ -79,11 +79,22 @@ pub struct Lookup {
     point: &'static str,
 }
 
+/// What a caller gave that this process cannot find out about itself any more.
+#[derive(Debug)]
+pub struct Caller<'a> {
+    /// Which of 0, 1 and 2 were closed.
+    pub closed_stdio: [bool; 3],
+    /// The signals that it ignores.
+    pub ignored: &'a [i32],
+    /// The signals that it blocks.
+    pub blocked: Vec<i32>,
+}
+
 /// Computes the key of a command.
 pub fn look_up(
     command: &Command,
     options: &Options,
-    closed_stdio: [bool; 3],
+    caller: Caller<'_>,
 ) -> Result<Lookup, NoLookup> {
     let cache = match options.policy {
         Policy::Auto | Policy::Refresh => Cache::open(&options.cache_dir)?,
@@ -92,11 +103,13 @@ pub fn look_up(
         }
     };
     let mut host = Host::current();
-    for (stream, closed) in host.streams.iter_mut().zip(closed_stdio) {
+    for (stream, closed) in host.streams.iter_mut().zip(caller.closed_stdio) {
         if closed {
             *stream = Stream::Closed;
         }
     }
+    host.ignored_signals = caller.ignored.to_vec();
+    host.blocked_signals = caller.blocked;
     let scope = scope(options);
     let mut digests = cache.digests();
     let fingerprint =

@@ -45,6 +45,8 @@ pub struct Run {
     options: Options,
     /// Signals and standard descriptors as the caller gave them.
     inherited: Inherited,
+    /// The signals that the caller ignores.
+    ignored: Vec<i32>,
     /// The caller's descriptors above 2, those of `--keep-fd` included.
     passed: Vec<RawFd>,
     herald: Herald,
@@ -64,7 +66,9 @@ impl Run {
     pub fn new(command: Command, options: Options) -> Self {
         let herald = Herald::new(options.verbosity, options.status_file.clone());
         let inherited = Inherited::now();
-        Self { command, options, inherited, passed: Vec::new(), herald, status: Status::cold() }
+        let ignored = ignored_signals(&inherited);
+        let (passed, status) = (Vec::new(), Status::cold());
+        Self { command, options, inherited, ignored, passed, herald, status }
     }
 
     /// Runs; returns the exit status, if there is a process left to have one.
@@ -89,7 +93,12 @@ impl Run {
                 _ => self.start(Start::Plain),
             };
         }
-        match hit::look_up(&self.command, &self.options, self.inherited.closed_stdio) {
+        let caller = hit::Caller {
+            closed_stdio: self.inherited.closed_stdio,
+            ignored: &self.ignored,
+            blocked: self.inherited.mask.signals(),
+        };
+        match hit::look_up(&self.command, &self.options, caller) {
             Ok(lookup) => self.looked_up(Box::new(lookup)),
             // There is nothing to restore, or the start will say what is wrong.
             Err(reason @ (NoLookup::NoCache | NoLookup::NoProgram)) => {
@@ -156,17 +165,10 @@ impl Run {
     }
 
     fn restore(&mut self, lookup: &Lookup) -> Result<(Restored, Instant), CannotRestore> {
-        let mut ignored = Vec::new();
-        ignored.extend(IGNORABLE.into_iter().filter(|&signal| signals::is_ignored(signal)));
-        if self.inherited.sigpipe_ignored {
-            ignored.push(libc::SIGPIPE);
-        }
-        if self.inherited.sigchld_ignored {
-            ignored.push(libc::SIGCHLD);
-        }
         self.block_signals();
         let began = Instant::now();
-        let restored = lookup.restore(&self.options.keep, &ignored, self.inherited.closed_stdio);
+        let closed = self.inherited.closed_stdio;
+        let restored = lookup.restore(&self.options.keep, &self.ignored, closed);
         self.status.timings_ms.restore = ms(began.elapsed());
         restored.map(|restored| (restored, began))
     }
@@ -351,6 +353,16 @@ impl Run {
         self.herald.fail(&spawn::complaint(&self.command, error));
         spawn::exit_status(error)
     }
+}
+
+/// Finds out which signals the caller ignores.
+fn ignored_signals(inherited: &Inherited) -> Vec<i32> {
+    let ours = IGNORABLE.into_iter().filter(|&signal| signals::is_ignored(signal));
+    // What the runtime or the relay changes is known from before.
+    let changed =
+        [(libc::SIGPIPE, inherited.sigpipe_ignored), (libc::SIGCHLD, inherited.sigchld_ignored)];
+    ours.chain(changed.into_iter().filter_map(|(signal, ignored)| ignored.then_some(signal)))
+        .collect()
 }
 
 /// Whether an entry that was not restored may be restored next time.

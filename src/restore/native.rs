@@ -42,6 +42,11 @@ fn unusable(what: impl Into<String>) -> CannotRestore {
     CannotRestore::Unusable(what.into())
 }
 
+/// How long a pid may stay taken by nobody ([`is_leaving`]), and how often it
+/// is tried again.
+const PATIENCE_WITH_LEAVING: Duration = Duration::from_millis(200);
+const PAUSE_WITH_LEAVING: Duration = Duration::from_micros(500);
+
 /// Restores with the native engine.
 ///
 /// Must be called from the main thread: the program's parent-death signal
@@ -50,6 +55,30 @@ pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
     let started = Instant::now();
     // Cheaper to know now than from clone3.
     Strategy::SetTid.check().map_err(|_| CannotRestore::NotPermitted)?;
+    loop {
+        match attempt(request, started) {
+            Err(CannotRestore::PidTaken(pid))
+                if started.elapsed() < PATIENCE_WITH_LEAVING && is_leaving(pid) =>
+            {
+                std::thread::sleep(PAUSE_WITH_LEAVING);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Whether a taken pid has no task any more.
+///
+/// Since Linux 6.15 a thread that ends gives its pid back only after its
+/// process's parent may have been told of the end (`release_task` calls
+/// `free_pids` outside of `tasklist_lock`). Who ends a restored program and
+/// starts it again at once, on a busy machine, meets the pids of the threads
+/// that were there before.
+fn is_leaving(pid: i32) -> bool {
+    kill(Pid::from_raw(pid), None) == Err(nix::errno::Errno::ESRCH)
+}
+
+fn attempt(request: &Request<'_>, started: Instant) -> Result<Restored, CannotRestore> {
     let plan =
         Plan::read(request.dir).map_err(|error| match std::error::Error::source(&error) {
             Some(source) => unusable(format!("{error}: {source}")),
@@ -164,12 +193,18 @@ impl Slots {
     }
 }
 
+/// Opens a regular file; anything else is not waited for.
 fn open(path: &Path) -> Result<File, CannotRestore> {
-    OpenOptions::new()
+    let fail = |error: io::Error| unusable(format!("{}: {error}", path.display()));
+    let file = OpenOptions::new()
         .read(true)
-        .custom_flags(libc::O_CLOEXEC)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
         .open(path)
-        .map_err(|error| unusable(format!("{}: {error}", path.display())))
+        .map_err(fail)?;
+    if !file.metadata().map_err(fail)?.is_file() {
+        return Err(unusable(format!("{} is not a regular file", path.display())));
+    }
+    Ok(file)
 }
 
 /// Makes room for `count` descriptors.
@@ -332,7 +367,8 @@ fn describe(plan: &Plan, operation: Option<&super::plan::Operation>) -> String {
     operation.map_or_else(String::new, |operation| plan.describe(operation))
 }
 
-/// Ends a child that never was released, and reaps it: its pids are free then.
+/// Ends a child that never was released, and reaps it: its pids are free then,
+/// or about to be ([`is_leaving`]).
 fn end(pid: i32) {
     let pid = Pid::from_raw(pid);
     // It may have ended by itself.

@@ -5,8 +5,8 @@
 //! The file is hostile input: [`Plan::decode`] checks every operand, so that a
 //! plan that loads can do nothing but what the planner could have written.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs::OpenOptions;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -197,10 +197,19 @@ impl Plan {
     pub fn read(dir: &Path) -> Result<Self, PlanError> {
         let path = dir.join(PLAN_FILE);
         let unreadable = |source| PlanError::Unreadable { path: path.clone(), source };
-        let len = fs::metadata(&path).map_err(unreadable)?.len();
+        // A FIFO in its place is not waited for.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        let file = file.map_err(unreadable)?;
+        let meta = file.metadata().map_err(unreadable)?;
+        if !meta.is_file() {
+            return Err(PlanError::Damaged("it is not a regular file".into()));
+        }
+        let len = meta.len();
         if len > MAX_LEN {
             return Err(PlanError::Damaged(format!("it is {len} bytes long")));
         }
-        Self::decode(&fs::read(&path).map_err(unreadable)?)
+        let mut bytes = Vec::with_capacity(len as usize + 1);
+        file.take(MAX_LEN).read_to_end(&mut bytes).map_err(unreadable)?;
+        Self::decode(&bytes)
     }
 }

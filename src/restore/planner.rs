@@ -77,6 +77,12 @@ pub enum Policy {
         /// What it had written.
         content: Vec<u8>,
     },
+    /// An empty file that is held for its lock: made if it is gone, never
+    /// replaced, and still empty.
+    LockFile {
+        /// Its permissions.
+        mode: u32,
+    },
     /// A file of this process alone: made anew with its content, which may
     /// also be mapped.
     Recreate {

@@ -179,6 +179,8 @@ struct Builder<'a> {
     spawns: Vec<u32>,
     /// The structures of `capset`, which all threads use: header, sets.
     capabilities: [u64; 2],
+    /// Where the next frame without a stack lies.
+    next_frame: u64,
 }
 
 /// Lowers a plan into `memory`, which is or will be mapped at
@@ -198,6 +200,7 @@ pub fn lower(plan: &Plan, around: &Surroundings<'_>, layout: Layout, memory: &mu
         steps: Steps::default(),
         spawns: Vec::new(),
         capabilities: [0; 2],
+        next_frame: layout.state + FRAMES,
     };
     builder.privileged();
     builder.image();
@@ -480,7 +483,7 @@ impl Builder<'_> {
         for (number, operation) in thread.operations.iter().enumerate() {
             self.operation(Step::Thread(index as u32, number as u32), operation);
         }
-        let frame = self.frame_addr(index, thread);
+        let frame = self.frame_addr(thread);
         let step = Step::Own("placing a frame");
         let from = self.layout.program + thread.frame_offset;
         let copy = Instruction::new(Op::Copy, [frame, from, thread.frame_len]);
@@ -490,14 +493,13 @@ impl Builder<'_> {
 
     /// A frame that has no place on its stack lies in the state; the pointer
     /// to its extended state is set for that.
-    fn frame_addr(&mut self, index: usize, thread: &ThreadPlan) -> u64 {
+    fn frame_addr(&mut self, thread: &ThreadPlan) -> u64 {
         const OFFSET_FPSTATE: usize = 224;
         if thread.frame_addr != 0 {
             return thread.frame_addr;
         }
-        let before = self.plan.file().threads[..index].iter().filter(|t| t.frame_addr == 0);
-        let offset: u64 = before.map(|thread| thread.frame_len.next_multiple_of(64)).sum();
-        let addr = self.layout.state + FRAMES + offset;
+        let addr = self.next_frame;
+        self.next_frame += thread.frame_len.next_multiple_of(64);
         // Built for address 0, the pointer holds the offset in the frame.
         let at = thread.frame_offset as usize + OFFSET_FPSTATE;
         if let Some(place) = self.memory.get_mut(at..at + 8) {

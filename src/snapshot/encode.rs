@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::files::{self, Files};
 use super::memory::Pages;
@@ -36,6 +37,8 @@ pub struct Parts<'a> {
     pub files: Files,
     /// Its pages, written already.
     pub pages: Pages,
+    /// Whether code can be mapped from the pages file (no `noexec` mount).
+    pub may_map_code: bool,
 }
 
 /// What only calls of the process itself tell about its memory.
@@ -62,7 +65,8 @@ impl MmCalls {
 
 /// Encodes the parts; returns the files that the image depends on as well.
 pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
-    let Parts { group, mut task, mm, mut threads, vmas, mut files, pages } = parts;
+    let Parts { group, mut task, mm, mut threads, vmas, mut files, pages, may_map_code } = parts;
+    let in_place_since = SystemTime::now();
     let pid = group.pid();
     let status = Status::read(pid)?;
     let own = Status::read(std::process::id() as i32)?;
@@ -86,7 +90,7 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
             _ => entries.push(entry),
         }
     }
-    let mode = page_mode(&vmas);
+    let mode = if may_map_code { page_mode(&vmas) } else { PageMode::Copied };
     let fs_entry = FsEntry {
         cwd_id: files.add_path(&directory(pid, "cwd")?, directory_flags())?,
         root_id: files.add_path(&root(pid)?, directory_flags())?,
@@ -161,6 +165,9 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
     };
     dependencies.sort();
     dependencies.dedup();
+    if files.written_in_place {
+        wait_for_tick(in_place_since);
+    }
     let facts = Facts {
         given: files.given,
         closed: files.closed,
@@ -346,6 +353,11 @@ fn vma_entry(
                 }
             } else if !path.starts_with("/dev") {
                 dependencies.push(path.clone());
+                files.keep_in_place(path);
+                if writes {
+                    settle_stores(vma, path)?;
+                    files.written_in_place = true;
+                }
             }
         }
     }
@@ -375,6 +387,38 @@ fn vma_entry(
         madv: (madv != 0).then_some(madv),
         fdflags,
     })
+}
+
+/// Waits until the clock that file times are taken from has passed a moment
+/// (it ticks every 1 to 10 ms): a change that the program makes as soon as it
+/// runs on is then known to be later than the image.
+fn wait_for_tick(moment: SystemTime) {
+    use nix::time::{ClockId, clock_gettime};
+    let moment = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
+    // A clock that was set back meanwhile must not hold the program up.
+    for _ in 0..20 {
+        let tick = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).map(Duration::from);
+        if tick.map_or(true, |tick| tick > moment) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Sees that what the program stores into a shared mapping from now on shows
+/// in the file's times: the kernel sets them when a clean page is written to,
+/// so all pages are made clean. On a file system in memory there is no such
+/// moment, and nobody could tell whether the file is still the same.
+fn settle_stores(vma: &Vma, path: &Path) -> Result<(), Refusal> {
+    use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, statfs};
+    let shown = path.display();
+    let fail = |error: std::io::Error| Refusal::lasting(format!("{shown}: {error}"));
+    let kind = statfs(path).map_err(|error| fail(error.into()))?.filesystem_type();
+    if kind == TMPFS_MAGIC || kind == HUGETLBFS_MAGIC {
+        let what = format!("memory at {:#x} is shared with {shown} and writable", vma.start);
+        return Err(Refusal::lasting(what));
+    }
+    fs::File::open(path).and_then(|file| file.sync_data()).map_err(fail)
 }
 
 /// The flags of an area that `madvise(2)` sets, with the advice.

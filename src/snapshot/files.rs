@@ -49,6 +49,8 @@ pub struct Files {
     pub written: Vec<Written>,
     /// Files whose content the image depends on.
     pub dependencies: Vec<PathBuf>,
+    /// Whether the program may change one of them as soon as it runs on.
+    pub written_in_place: bool,
 }
 
 /// One descriptor as the kernel shows it.
@@ -125,6 +127,20 @@ pub fn read(capture: &Capture<'_>) -> Result<Files, Refusal> {
 }
 
 impl Files {
+    /// Leaves a file that is mapped where it is: a new one in its place would
+    /// part descriptor and mapping. It must be unchanged then.
+    pub fn keep_in_place(&mut self, path: &Path) {
+        let name = path.as_os_str().as_bytes();
+        let entries = &self.entries;
+        let is_it = |id: u32| {
+            let entry = entries.iter().find(|entry| entry.id == id);
+            entry.and_then(|entry| entry.reg.as_ref()).is_some_and(|reg| reg.name == name)
+        };
+        let before = self.written.len();
+        self.written.retain(|written| !is_it(written.id));
+        self.written_in_place |= self.written.len() < before;
+    }
+
     fn next_id(&self) -> u32 {
         self.entries.len() as u32 + 1
     }
@@ -369,7 +385,7 @@ impl Reader<'_> {
             }
             _ if target.starts_with(b"socket:[") => self.socket(descriptor, id),
             _ if target.starts_with(b"pipe:[") => self.pipe(descriptor, id, all),
-            _ => self.by_path(descriptor, id),
+            _ => self.by_path(descriptor, id, all),
         }
     }
 }

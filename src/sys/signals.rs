@@ -13,7 +13,7 @@ pub struct Mask(libc::sigset_t);
 
 impl std::fmt::Debug for Mask {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries((1..=64).filter(|&signal| self.contains(signal))).finish()
+        f.debug_list().entries(self.signals()).finish()
     }
 }
 
@@ -37,6 +37,11 @@ impl Mask {
     pub fn contains(&self, signal: i32) -> bool {
         // SAFETY: the set is initialised; a bad number is answered by EINVAL.
         unsafe { libc::sigismember(&self.0, signal) == 1 }
+    }
+
+    /// Returns the signals of the set, ascending.
+    pub fn signals(&self) -> Vec<i32> {
+        (1..=64).filter(|&signal| self.contains(signal)).collect()
     }
 
     fn apply(&self, how: i32) -> Self {

@@ -87,8 +87,11 @@ impl Program {
         argv.push(
             format!(
                 "import os, sys, time, signal\n\
-                 while not os.path.exists('{}'): time.sleep(0.02)\n{script}",
-                gate.display()
+                 while not os.path.exists('{}'):\n\
+                 \x20 if not os.path.exists('{}'): sys.exit(99)\n\
+                 \x20 time.sleep(0.02)\n{script}",
+                gate.display(),
+                self.dir.path().display()
             )
             .into(),
         );

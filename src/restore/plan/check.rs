@@ -2,7 +2,9 @@
 //!
 //! What is allowed is what the planner writes, call by call: a table of
 //! argument kinds. Addresses lie in the user half, lengths do not wrap,
-//! pointers lie inside the plan's own data.
+//! pointers lie inside the plan's own data. No operation touches where the
+//! restore itself may lie, nor the kernel's areas: overwritten, the
+//! interpreter would run what a file says instead of what was checked.
 
 use super::{Arg, KernelAreaKind, Operation, PlanFile};
 use crate::sys::arch::TASK_SIZE;
@@ -17,6 +19,9 @@ const MAX_OPERATIONS: usize = 4_000_000;
 pub const MAX_PID: i32 = 1 << 22;
 /// The kernel's `NR_OPEN` default limits descriptors of any process.
 const MAX_FD: u64 = 1 << 20;
+/// What the kernel writes at an address that a thread registers: the longest
+/// is `struct rseq`.
+const LEN_ADDRESSED: u64 = 64;
 /// A frame of `rt_sigreturn` with everything AVX-512 has is some 3 KB.
 const MAX_FRAME: u64 = 1 << 16;
 
@@ -54,8 +59,7 @@ const MAP_MAY: u64 = (libc::MAP_PRIVATE
     | libc::MAP_SHARED
     | libc::MAP_ANONYMOUS
     | libc::MAP_NORESERVE
-    | libc::MAP_GROWSDOWN
-    | libc::MAP_LOCKED) as u64;
+    | libc::MAP_GROWSDOWN) as u64;
 const PRCTLS: &[u64] = &[
     libc::PR_SET_DUMPABLE as u64,
     libc::PR_SET_NO_NEW_PRIVS as u64,
@@ -66,6 +70,21 @@ const PR_SET_NAME: u64 = libc::PR_SET_NAME as u64;
 const SETLK: u64 = libc::F_SETLK as u64;
 const SETTERS: &[u64] = &[libc::F_SETFL as u64, libc::F_SETFD as u64, libc::F_SETPIPE_SZ as u64];
 
+/// Advice that describes memory, and guard pages; what throws pages away,
+/// poisons them or punches holes into files is none of a restore's.
+const ADVICE: &[u64] = &[
+    libc::MADV_RANDOM as u64,
+    libc::MADV_SEQUENTIAL as u64,
+    libc::MADV_DONTFORK as u64,
+    libc::MADV_MERGEABLE as u64,
+    libc::MADV_HUGEPAGE as u64,
+    libc::MADV_NOHUGEPAGE as u64,
+    libc::MADV_DONTDUMP as u64,
+    libc::MADV_WIPEONFORK as u64,
+    // MADV_GUARD_INSTALL (Linux 6.13).
+    102,
+];
+
 /// `AT_FDCWD`, as an argument register holds it.
 pub const AT_FDCWD: u64 = libc::AT_FDCWD as i64 as u64;
 
@@ -74,7 +93,7 @@ fn signature(number: i64, selector: u64) -> Option<&'static [Kind]> {
     Some(match number {
         libc::SYS_mmap => &[Range, Any, Flags(0, 7), Flags(MAP, MAP_MAY), Fd, Any],
         libc::SYS_mprotect => &[Range, Any, Flags(0, 7)],
-        libc::SYS_madvise => &[Range, Any, Small],
+        libc::SYS_madvise => &[Range, Any, OneOf(ADVICE)],
         libc::SYS_mlock2 => &[Range, Any, OneOf(&[0, 1])],
         libc::SYS_pread64 => &[Fd, Range, Any, Any],
         libc::SYS_openat => &[OneOf(&[AT_FDCWD]), Path, Small, Small],
@@ -114,9 +133,15 @@ fn signature(number: i64, selector: u64) -> Option<&'static [Kind]> {
     })
 }
 
+/// A plan under examination.
+struct Examined<'a> {
+    plan: &'a PlanFile,
+    /// Ranges of memory that operations must leave alone, by start; disjoint.
+    reserved: Vec<(u64, u64)>,
+}
+
 /// Checks a whole plan; the error says what is wrong.
 pub fn check(plan: &PlanFile) -> Result<(), String> {
-    threads(plan)?;
     if u64::from(plan.fd_ceiling) > MAX_FD || !plan.len_pages.is_multiple_of(LEN_PAGE) {
         return Err("its sizes cannot be".into());
     }
@@ -132,46 +157,17 @@ pub fn check(plan: &PlanFile) -> Result<(), String> {
     if plan.closed.iter().any(|fd| !(0..3).contains(fd)) {
         return Err("its closed descriptors cannot be".into());
     }
-    areas(plan)?;
+    let examined = Examined { plan, reserved: areas(plan)? };
+    examined.threads()?;
     in_data(plan, plan.memory_map.auxv_offset, plan.memory_map.auxv_len)?;
     for (index, operation) in plan.operations.iter().enumerate() {
-        self::operation(plan, operation).map_err(|what| format!("operation {index}: {what}"))?;
+        examined.operation(operation).map_err(|what| format!("operation {index}: {what}"))?;
     }
     Ok(())
 }
 
-fn threads(plan: &PlanFile) -> Result<(), String> {
-    let mut tids: Vec<i32> = plan.threads.iter().map(|thread| thread.tid).collect();
-    tids.sort_unstable();
-    tids.dedup();
-    let (Some(lowest), Some(highest)) = (tids.first(), tids.last()) else {
-        return Err("it has no threads".into());
-    };
-    if tids.len() != plan.threads.len() || *lowest < 2 || *highest >= MAX_PID {
-        return Err("its pids cannot be".into());
-    }
-    let count = plan.threads.iter().map(|thread| thread.operations.len()).sum::<usize>();
-    if tids.len() > MAX_THREADS || count + plan.operations.len() > MAX_OPERATIONS {
-        return Err("it is too large".into());
-    }
-    for thread in &plan.threads {
-        for operation in &thread.operations {
-            self::operation(plan, operation)
-                .map_err(|what| format!("thread {}: {what}", thread.tid))?;
-        }
-        in_data(plan, thread.frame_offset, thread.frame_len)?;
-        let len_fits = (304..=MAX_FRAME).contains(&thread.frame_len);
-        if !len_fits || !thread.frame_addr.is_multiple_of(64) {
-            return Err(format!("the frame of thread {} cannot be", thread.tid));
-        }
-        if thread.frame_addr != 0 {
-            range(thread.frame_addr, thread.frame_len)?;
-        }
-    }
-    Ok(())
-}
-
-fn areas(plan: &PlanFile) -> Result<(), String> {
+/// Checks the kernel's areas and the places of the restore; returns them.
+fn areas(plan: &PlanFile) -> Result<Vec<(u64, u64)>, String> {
     let mut kinds: Vec<i32> = plan.kernel_areas.iter().map(|area| area.kind).collect();
     kinds.sort_unstable();
     kinds.dedup();
@@ -182,12 +178,22 @@ fn areas(plan: &PlanFile) -> Result<(), String> {
         if KernelAreaKind::try_from(area.kind).is_err() || area.len > 64 * LEN_PAGE {
             return Err("a kernel area cannot be".into());
         }
-        whole_pages(area.addr, area.len)?;
     }
     if plan.places.is_empty() || plan.places.len() > 64 || plan.len_place > 1 << 40 {
         return Err("it leaves no place for the restore".into());
     }
-    plan.places.iter().try_for_each(|place| whole_pages(*place, plan.len_place.max(LEN_PAGE)))
+    let len_place = plan.len_place.max(LEN_PAGE);
+    let mut reserved = Vec::with_capacity(plan.places.len() + plan.kernel_areas.len());
+    let areas = plan.kernel_areas.iter().map(|area| (area.addr, area.len));
+    for (addr, len) in areas.chain(plan.places.iter().map(|place| (*place, len_place))) {
+        whole_pages(addr, len)?;
+        reserved.push((addr, addr + len));
+    }
+    reserved.sort_unstable();
+    if reserved.windows(2).any(|pair| pair[0].1 > pair[1].0) {
+        return Err("the restore's places overlap".into());
+    }
+    Ok(reserved)
 }
 
 fn range(addr: u64, len: u64) -> Result<(), String> {
@@ -217,64 +223,121 @@ fn in_data(plan: &PlanFile, offset: u64, len: u64) -> Result<(), String> {
     }
 }
 
-fn operation(plan: &PlanFile, operation: &Operation) -> Result<(), String> {
-    let number = i64::from(operation.number);
-    let selector = if number == libc::SYS_fcntl { 1 } else { 0 };
-    let selector = match operation.arg(selector) {
-        Arg::Value(value) => value,
-        _ => 0,
-    };
-    let signature =
-        signature(number, selector).ok_or_else(|| format!("call {number} is not allowed"))?;
-    if operation.arguments.len() > signature.len()
-        || operation.kinds() >> (4 * operation.arguments.len()) != 0
-        || operation.check() > 2
-    {
-        return Err(format!("call {number} is malformed"));
-    }
-    for (index, kind) in signature.iter().enumerate() {
-        let next = operation.arg(index + 1);
-        argument(plan, *kind, operation.arg(index), next, number)
-            .map_err(|what| format!("argument {index} of call {number}: {what}"))?;
-    }
-    Ok(())
-}
-
-fn argument(plan: &PlanFile, kind: Kind, arg: Arg, next: Arg, number: i64) -> Result<(), String> {
-    let no = |what: &str| Err(format!("{arg:?} {what}"));
-    match (kind, arg) {
-        (Range, Arg::Value(addr)) => match next {
-            Arg::Value(len) if number == libc::SYS_pread64 => range(addr, len),
-            Arg::Value(len) => whole_pages(addr, len),
-            _ => no("has no length"),
-        },
-        (Any, Arg::Value(_)) | (Zero, Arg::Value(0)) => Ok(()),
-        (Small, Arg::Value(value)) if value < 1 << 31 => Ok(()),
-        (Fd, Arg::Pages) => Ok(()),
-        (Fd, Arg::Caller(fd)) if plan.given.iter().any(|given| given.source as u64 == fd) => Ok(()),
-        (Fd, Arg::Value(fd)) if fd < u64::from(plan.fd_ceiling).max(64) => Ok(()),
-        // An anonymous mapping has no descriptor.
-        (Fd, Arg::Value(u64::MAX)) if number == libc::SYS_mmap => Ok(()),
-        (Path, Arg::Data(offset)) => {
-            let rest = usize::try_from(offset).ok().and_then(|at| plan.data.get(at..));
-            match rest.and_then(|rest| rest.iter().take(4097).position(|byte| *byte == 0)) {
-                Some(len) if len > 0 => Ok(()),
-                _ => no("is not a path"),
+impl Examined<'_> {
+    fn threads(&self) -> Result<(), String> {
+        let plan = self.plan;
+        let mut tids: Vec<i32> = plan.threads.iter().map(|thread| thread.tid).collect();
+        tids.sort_unstable();
+        tids.dedup();
+        let (Some(lowest), Some(highest)) = (tids.first(), tids.last()) else {
+            return Err("it has no threads".into());
+        };
+        if tids.len() != plan.threads.len() || *lowest < 2 || *highest >= MAX_PID {
+            return Err("its pids cannot be".into());
+        }
+        let count = plan.threads.iter().map(|thread| thread.operations.len()).sum::<usize>();
+        if tids.len() > MAX_THREADS || count + plan.operations.len() > MAX_OPERATIONS {
+            return Err("it is too large".into());
+        }
+        for thread in &plan.threads {
+            for operation in &thread.operations {
+                self.operation(operation)
+                    .map_err(|what| format!("thread {}: {what}", thread.tid))?;
+            }
+            in_data(plan, thread.frame_offset, thread.frame_len)?;
+            let len_fits = (304..=MAX_FRAME).contains(&thread.frame_len);
+            if !len_fits || !thread.frame_addr.is_multiple_of(64) {
+                return Err(format!("the frame of thread {} cannot be", thread.tid));
+            }
+            if thread.frame_addr != 0 {
+                range(thread.frame_addr, thread.frame_len)?;
+                self.unreserved(thread.frame_addr, thread.frame_len)?;
             }
         }
-        (Struct(len), Arg::Data(offset)) => in_data(plan, offset, len),
-        (Bytes, Arg::Data(offset)) => match next {
-            Arg::Value(len) => in_data(plan, offset, len),
-            _ => no("has no length"),
-        },
-        (Address, Arg::Value(0)) => Ok(()),
-        (Address, Arg::Value(addr)) => range(addr, 8),
-        (OneOf(values), Arg::Value(value)) if values.contains(&value) => Ok(()),
-        (Flags(must, may), Arg::Value(flags))
-            if flags & must == must && flags & !(must | may) == 0 =>
+        Ok(())
+    }
+
+    fn operation(&self, operation: &Operation) -> Result<(), String> {
+        let number = i64::from(operation.number);
+        let selector = if number == libc::SYS_fcntl { 1 } else { 0 };
+        let selector = match operation.arg(selector) {
+            Arg::Value(value) => value,
+            _ => 0,
+        };
+        let signature =
+            signature(number, selector).ok_or_else(|| format!("call {number} is not allowed"))?;
+        if operation.arguments.len() > signature.len()
+            || operation.kinds() >> (4 * operation.arguments.len()) != 0
+            || operation.check() > 2
         {
-            Ok(())
+            return Err(format!("call {number} is malformed"));
         }
-        _ => no("is not allowed"),
+        for (index, kind) in signature.iter().enumerate() {
+            let next = operation.arg(index + 1);
+            self.argument(*kind, operation.arg(index), next, number)
+                .map_err(|what| format!("argument {index} of call {number}: {what}"))?;
+        }
+        Ok(())
+    }
+
+    fn argument(&self, kind: Kind, arg: Arg, next: Arg, number: i64) -> Result<(), String> {
+        let plan = self.plan;
+        let no = |what: &str| Err(format!("{arg:?} {what}"));
+        match (kind, arg) {
+            (Range, Arg::Value(addr)) => match next {
+                Arg::Value(len) => {
+                    // Only a read need not be of whole pages.
+                    let check = if number == libc::SYS_pread64 { range } else { whole_pages };
+                    check(addr, len)?;
+                    self.unreserved(addr, len)
+                }
+                _ => no("has no length"),
+            },
+            (Any, Arg::Value(_)) | (Zero, Arg::Value(0)) => Ok(()),
+            (Small, Arg::Value(value)) if value < 1 << 31 => Ok(()),
+            (Fd, Arg::Pages) => Ok(()),
+            (Fd, Arg::Caller(fd)) if plan.given.iter().any(|given| given.source as u64 == fd) => {
+                Ok(())
+            }
+            (Fd, Arg::Value(fd)) if fd < u64::from(plan.fd_ceiling).max(64) => Ok(()),
+            // An anonymous mapping has no descriptor.
+            (Fd, Arg::Value(u64::MAX)) if number == libc::SYS_mmap => Ok(()),
+            (Path, Arg::Data(offset)) => {
+                let rest = usize::try_from(offset).ok().and_then(|at| plan.data.get(at..));
+                match rest.and_then(|rest| rest.iter().take(4097).position(|byte| *byte == 0)) {
+                    Some(len) if len > 0 => Ok(()),
+                    _ => no("is not a path"),
+                }
+            }
+            (Struct(len), Arg::Data(offset)) => in_data(plan, offset, len),
+            (Bytes, Arg::Data(offset)) => match next {
+                Arg::Value(len) => in_data(plan, offset, len),
+                _ => no("has no length"),
+            },
+            (Address, Arg::Value(0)) => Ok(()),
+            (Address, Arg::Value(addr)) => {
+                range(addr, LEN_ADDRESSED)?;
+                self.unreserved(addr, LEN_ADDRESSED)
+            }
+            (OneOf(values), Arg::Value(value)) if values.contains(&value) => Ok(()),
+            (Flags(must, may), Arg::Value(flags))
+                if flags & must == must && flags & !(must | may) == 0 =>
+            {
+                Ok(())
+            }
+            _ => no("is not allowed"),
+        }
+    }
+
+    /// Refuses a range that the restore needs for itself.
+    fn unreserved(&self, addr: u64, len: u64) -> Result<(), String> {
+        let end = addr.saturating_add(len);
+        let after = self.reserved.partition_point(|(start, _)| *start < end);
+        match self.reserved[..after].last() {
+            Some((_, reserved_end)) if *reserved_end > addr => {
+                Err(format!("{addr:#x}+{len:#x} is where the restore works"))
+            }
+            _ => Ok(()),
+        }
     }
 }

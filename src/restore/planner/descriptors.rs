@@ -219,6 +219,14 @@ impl Planner<'_> {
                 self.settle(lowest, target, numbers);
                 self.must(libc::SYS_lseek, &[value(target.fd), value(0), value(libc::SEEK_END)]);
             }
+            Some(Policy::LockFile { mode }) => {
+                self.directories(&path);
+                let flags = value(flags | libc::O_CREAT as u32);
+                self.push(libc::SYS_openat, &[at, name, flags, value(*mode)], expect);
+                self.settle(lowest, target, numbers);
+                let end = [value(target.fd), value(0), value(libc::SEEK_END)];
+                self.push(libc::SYS_lseek, &end, Check::Equals(0));
+            }
             Some(Policy::Stream { mode, content }) => {
                 self.directories(&path);
                 self.recreate(&path, *mode, content, flags, lowest);

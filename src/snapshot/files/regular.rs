@@ -39,6 +39,7 @@ impl Reader<'_> {
         &mut self,
         descriptor: &Descriptor,
         id: u32,
+        all: &[Descriptor],
     ) -> Result<FileEntry, Refusal> {
         let path = &descriptor.target;
         let shown = path.display();
@@ -58,7 +59,7 @@ impl Reader<'_> {
         }
         self.locks(descriptor)?;
         if open.is_file() {
-            self.content(descriptor, id, &open)?;
+            self.content(descriptor, id, &open, all)?;
         }
         Ok(entry)
     }
@@ -69,11 +70,15 @@ impl Reader<'_> {
         descriptor: &Descriptor,
         id: u32,
         open: &Metadata,
+        all: &[Descriptor],
     ) -> Result<(), Refusal> {
         let path = &descriptor.target;
         let flags = descriptor.info.flags as i32;
         let mode = open.mode() & 0o7777;
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        // What can be read back as well is data, however it is written.
+        let only_writes = flags & libc::O_ACCMODE == libc::O_WRONLY;
+        let is_locked = descriptor.info.values("lock").next().is_some();
         if is_perf_data(path, self.pid) {
             // The mapping brings the content; the descriptor follows it.
             let policy = recreated(path)?;
@@ -83,11 +88,17 @@ impl Reader<'_> {
             if !path.starts_with("/proc") && !path.starts_with("/sys") {
                 self.files.dependencies.push(path.clone());
             }
-        } else if flags & libc::O_APPEND != 0 {
+        } else if only_writes && flags & libc::O_APPEND != 0 {
             self.files.written.push(Written { id, policy: Policy::Append { mode } });
-        } else if flags & libc::O_ACCMODE == libc::O_WRONLY
+        } else if only_writes && is_locked && open.len() == 0 {
+            // Made anew, it would be another file than the one that another
+            // run holds locked.
+            self.files.written.push(Written { id, policy: Policy::LockFile { mode } });
+        } else if only_writes
+            && !is_locked
             && descriptor.info.pos == open.len()
             && open.nlink() == 1
+            && !self.is_open_elsewhere(descriptor, all)?
         {
             if open.len() > MAX_STREAM {
                 let what = format!(
@@ -106,8 +117,27 @@ impl Reader<'_> {
             self.files.written.push(Written { id, policy: Policy::Stream { mode, content } });
         } else {
             self.files.dependencies.push(path.clone());
+            self.files.written_in_place = true;
         }
         Ok(())
+    }
+
+    /// Returns whether the process has opened the same file a second time: a
+    /// new file in its place would part the two.
+    fn is_open_elsewhere(
+        &self,
+        descriptor: &Descriptor,
+        all: &[Descriptor],
+    ) -> Result<bool, Refusal> {
+        for other in all {
+            if other.id == descriptor.id
+                && other.fd != descriptor.fd
+                && !super::same(self.pid, other.fd, self.pid, descriptor.fd)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Reads the locks that this descriptor holds:

@@ -1,0 +1,443 @@
+//! A small program with one right answer, run again and again through
+//! warmstart under conditions that a test makes bad.
+//!
+//! The program gets ready, waits for a file (the *gate*) and then answers. If
+//! the gate is there when it starts it answers at once and never gets ready:
+//! such a run is either restored or cold, and never makes a new entry.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// The time in which everything in a test must happen.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// What the program says.
+pub const ANSWER: &str = "answer 42\n";
+/// What the program ends with.
+pub const STATUS: i32 = 7;
+
+const PYTHON: &str = "
+import os, sys, time
+dir = os.environ['TRIAL_DIR']
+gate = os.path.join(dir, 'gate')
+if not os.path.exists(gate):
+    # EARLY
+    open(os.path.join(dir, 'ready'), 'w').close()
+    while not os.path.exists(gate): time.sleep(0.005)
+# LATE
+print('answer', sum(range(10)) - 3, flush=True)
+sys.exit(7)
+";
+
+const JAVA: &str = r#"
+import java.io.*;
+import java.nio.channels.*;
+import java.nio.file.*;
+public class Answer {
+    // FIELDS
+    public static void main(String[] args) throws Exception {
+        Path dir = Path.of(System.getenv("TRIAL_DIR"));
+        Path gate = dir.resolve("gate");
+        if (!Files.exists(gate)) {
+            // EARLY
+            Files.writeString(dir.resolve("ready"), "");
+            while (!Files.exists(gate)) Thread.sleep(5);
+        }
+        // LATE
+        int sum = 0;
+        for (String word : "1 2 3 36".split(" ")) sum += Integer.parseInt(word);
+        System.out.println("answer " + sum);
+        System.exit(7);
+    }
+}
+"#;
+
+/// How a run came to its end.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    /// `restored`, `cold` or `captured`.
+    pub outcome: String,
+    pub reason: Option<String>,
+    pub app_pid: i32,
+    pub took: Duration,
+}
+
+impl Ended {
+    /// Whether the program came from an image.
+    pub fn restored(&self) -> bool {
+        self.outcome == "restored"
+    }
+
+    /// Fails unless the answer is right.
+    #[track_caller]
+    pub fn check(&self, what: &str) {
+        let right = self.code == Some(STATUS) && self.stdout == ANSWER;
+        assert!(right, "{what}: {self:?}");
+        assert!(self.stderr.lines().count() <= 1, "{what}: {}", self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{what}: {}", self.stderr);
+    }
+
+    /// Fails unless it was restored.
+    #[track_caller]
+    pub fn check_restored(&self, what: &str) {
+        self.check(what);
+        assert!(self.restored() && self.stderr.is_empty(), "{what}: {self:?}");
+    }
+
+    /// Fails unless it was cold for a reason that has these words, said in one
+    /// line.
+    #[track_caller]
+    pub fn check_cold(&self, what: &str, words: &str) {
+        self.check(what);
+        assert!(!self.restored(), "{what}: {self:?}");
+        let said = self.stderr.starts_with("warmstart: started cold: ");
+        assert!(said && self.stderr.contains(words), "{what}: {self:?}");
+    }
+}
+
+/// One program, one cache.
+pub struct Trial {
+    pub dir: TempDir,
+    pub cache: PathBuf,
+    pub argv: Vec<String>,
+    pub options: Vec<String>,
+    /// What `warmstart` is called through (`sh -c ...`), if anything.
+    pub via: Vec<String>,
+}
+
+impl Trial {
+    /// Makes one with any command line.
+    pub fn new(argv: Vec<String>) -> Self {
+        let dir = tempfile::Builder::new().prefix("warmstart-trial-").tempdir().unwrap();
+        let ready = format!("file:{}", dir.path().join("ready").display());
+        let options = vec!["--ready".to_owned(), ready];
+        Self { cache: dir.path().join("cache"), dir, argv, options, via: Vec::new() }
+    }
+
+    /// Makes one with the Python program; `early` runs in a run that gets
+    /// ready, `late` behind the gate.
+    pub fn python(early: &str, late: &str) -> Self {
+        let indented = early.replace('\n', "\n    ");
+        let script = PYTHON.replace("# EARLY", &indented).replace("# LATE", late);
+        let mut trial = Self::new(Vec::new());
+        let path = trial.dir.path().join("answer.py");
+        fs::write(&path, script).unwrap();
+        let python = ["/usr/bin/python3", "-S", path.to_str().unwrap()];
+        trial.argv = python.map(str::to_owned).into();
+        trial
+    }
+
+    /// Makes one with the Java program.
+    pub fn java(jdk: &crate::support::Jdk, fields: &str, early: &str, late: &str) -> Option<Self> {
+        let source = JAVA
+            .replace("// FIELDS", fields)
+            .replace("// EARLY", early)
+            .replace("// LATE", late);
+        let mut trial = Self::new(Vec::new());
+        let path = trial.dir.path().join("Answer.java");
+        fs::write(&path, source).unwrap();
+        let javac = Command::new(crate::support::javac()?)
+            .args(["--release", "11", "-d"])
+            .arg(trial.path("classes"))
+            .arg(&path)
+            .output()
+            .unwrap();
+        assert!(javac.status.success(), "{}", String::from_utf8_lossy(&javac.stderr));
+        let classes = trial.path("classes");
+        let dir = classes.to_str().unwrap();
+        let java = jdk.java();
+        let words =
+            [java.to_str().unwrap(), "-XX:+UseSerialGC", "-Xmx64m", "-cp", dir, "Answer"];
+        trial.argv = words.map(str::to_owned).into();
+        Some(trial)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn open_gate(&self) {
+        fs::write(self.path("gate"), "").unwrap();
+    }
+
+    pub fn close_gate(&self) {
+        let _ = fs::remove_file(self.path("gate"));
+        let _ = fs::remove_file(self.path("ready"));
+    }
+
+    /// Prepares a run with further options.
+    pub fn command(&self, options: &[&str]) -> Command {
+        let _ = fs::remove_file(self.path("status"));
+        let binary = crate::support::binary();
+        let mut command = match &self.via[..] {
+            [] => Command::new(binary),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(binary);
+                command
+            }
+        };
+        command
+            .arg("--status-file")
+            .arg(self.path("status"))
+            .args(&self.options)
+            .args(options)
+            .arg("--")
+            .args(&self.argv)
+            .env("WARMSTART_CACHE_DIR", &self.cache)
+            .env("TRIAL_DIR", self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// The status file, if there is one.
+    pub fn status(&self) -> Option<serde_json::Value> {
+        serde_json::from_slice(&fs::read(self.path("status")).ok()?).ok()
+    }
+
+    /// Starts a run that gets ready and waits, until it is captured or the
+    /// reason is there why not.
+    pub fn start(&self, options: &[&str]) -> Waiting {
+        self.close_gate();
+        let child = self.command(options).spawn().unwrap();
+        let waiting = Waiting { child, gate: self.path("gate") };
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status().unwrap_or_default();
+            let reason = status["reason"].as_str().unwrap_or("no entry yet").to_owned();
+            let pending = ["no entry yet", "asked to capture anew"].contains(&reason.as_str());
+            if matches!(status["outcome"].as_str(), Some("captured" | "restored"))
+                || status["outcome"] == "cold" && !pending && self.path("ready").exists()
+            {
+                return waiting;
+            }
+            assert!(Instant::now() < end, "neither captured nor refused: {status}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Captures the program and kills it; an error is why that is not to be.
+    pub fn capture(&self) -> Result<(), String> {
+        let waiting = self.start(&["--refresh"]);
+        let status = self.status().unwrap_or_default();
+        waiting.end_program(status["app_pid"].as_i64().unwrap_or(0) as i32);
+        self.open_gate();
+        match status["outcome"].as_str() {
+            Some("captured") => Ok(()),
+            _ => Err(status["reason"].to_string()),
+        }
+    }
+
+    /// Runs with the gate open, to the end.
+    pub fn run(&self) -> Ended {
+        self.open_gate();
+        self.end(self.command(&[]))
+    }
+
+    /// Runs a command to its end, which must come in time.
+    pub fn end(&self, mut command: Command) -> Ended {
+        let began = Instant::now();
+        let mut child = command.spawn().unwrap();
+        let outputs = (reader(child.stdout.take()), reader(child.stderr.take()));
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if began.elapsed() > PATIENCE {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("the run hangs: {:?} {}", self.status(), self.dir.path().display());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        let told = self.status().unwrap_or_default();
+        Ended {
+            code: status.code(),
+            signal: status.signal(),
+            stdout: outputs.0.join().unwrap(),
+            stderr: outputs.1.join().unwrap(),
+            outcome: told["outcome"].as_str().unwrap_or("none").to_owned(),
+            reason: told["reason"].as_str().map(str::to_owned),
+            app_pid: told["app_pid"].as_i64().unwrap_or(0) as i32,
+            took: began.elapsed(),
+        }
+    }
+
+    /// Runs until it is restored: a pid may be taken by somebody else for a
+    /// moment.
+    #[track_caller]
+    pub fn run_restored(&self, what: &str) -> Ended {
+        for _ in 0..20 {
+            let ended = self.run();
+            let taken = ended.reason.as_deref().is_some_and(|reason| reason.ends_with("is taken"));
+            if taken {
+                ended.check(what);
+                std::thread::sleep(Duration::from_millis(50));
+                continue;
+            }
+            ended.check_restored(what);
+            return ended;
+        }
+        panic!("{what}: its pid stays taken");
+    }
+
+    /// The directory of the only entry.
+    pub fn entry(&self) -> PathBuf {
+        let entries = fs::read_dir(self.cache.join("v1/entries")).unwrap();
+        let entries: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(entries.len(), 1, "{entries:?}");
+        entries.into_iter().next().unwrap()
+    }
+
+    /// What is in the cache's place for unfinished things.
+    pub fn unfinished(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.cache.join("v1/tmp")).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// Processes of this trial: those that have its directory in their
+    /// environment.
+    pub fn processes(&self) -> Vec<i32> {
+        let marker = format!("TRIAL_DIR={}", self.dir.path().display());
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| {
+            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environ.split(|byte| *byte == 0).any(|entry| entry == marker.as_bytes())
+        })
+        .collect()
+    }
+
+    /// Fails if a process of this trial is left after some time.
+    #[track_caller]
+    pub fn check_nothing_left(&self) {
+        let end = Instant::now() + PATIENCE;
+        while !self.processes().is_empty() {
+            assert!(Instant::now() < end, "left: {:?}", self.processes());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        // A failed test must not leave programs that wait for ever.
+        if std::thread::panicking() {
+            self.open_gate();
+            for pid in self.processes() {
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
+            }
+        }
+    }
+}
+
+/// A run whose program waits at the gate.
+pub struct Waiting {
+    pub child: Child,
+    gate: PathBuf,
+}
+
+impl Waiting {
+    /// Kills the launcher, and with it the program.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Kills the program; the launcher, which is its parent, sees that its pid
+    /// is free again.
+    pub fn end_program(mut self, pid: i32) {
+        let signal = nix::sys::signal::Signal::SIGKILL;
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Lets the program answer.
+    pub fn finish(mut self) -> (Option<i32>, String, String) {
+        fs::write(&self.gate, "").unwrap();
+        let stdout = reader(self.child.stdout.take());
+        let stderr = reader(self.child.stderr.take());
+        let status = self.child.wait().unwrap();
+        (status.code(), stdout.join().unwrap(), stderr.join().unwrap())
+    }
+}
+
+fn reader(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// How often something is repeated: `WARMSTART_REPEAT`, or a modest number.
+pub fn repeat(modest: u32) -> u32 {
+    let asked = std::env::var("WARMSTART_REPEAT").ok().and_then(|text| text.parse().ok());
+    asked.unwrap_or(modest)
+}
+
+/// Whether images can be restored here; an error says what is missing.
+pub fn can_restore() -> Result<(), String> {
+    if !Path::new("/usr/bin/python3").exists() {
+        return Err("there is no python3".into());
+    }
+    let trial = Trial::python("pass", "pass");
+    trial.capture()?;
+    let ended = trial.run();
+    if ended.restored() { Ok(()) } else { Err(ended.reason.unwrap_or_default()) }
+}
+
+/// Pseudo-random numbers whose seed is printed, so that a failure can be had
+/// again (`WARMSTART_SEED`).
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new() -> Self {
+        let given = std::env::var("WARMSTART_SEED").ok().and_then(|text| text.parse().ok());
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let seed = given.unwrap_or(now.as_nanos() as u64);
+        eprintln!("WARMSTART_SEED={seed}");
+        Self(seed | 1)
+    }
+
+    /// xorshift64*.
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end.max(1)
+    }
+
+    /// One of these.
+    pub fn one<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        &of[self.below(of.len() as u64) as usize]
+    }
+}
+
+/// Whether a program is installed.
+pub fn installed(program: impl AsRef<OsStr>) -> bool {
+    Command::new(program).arg("--version").output().is_ok()
+}
