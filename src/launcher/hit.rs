@@ -299,7 +299,7 @@ impl Lookup {
 
     /// Returns the way to remove the entry, there or to be.
     pub fn retire_later(&self) -> Retire {
-        Retire { cache: self.cache.clone(), id: self.fingerprint.id.clone() }
+        Retire { cache: self.cache.clone(), id: self.fingerprint.id }
     }
 
     /// Writes down what files have been hashed; that this fails only costs the
