@@ -12,8 +12,8 @@ use super::plan::{
     Arg, Check, GivenDescriptor, KernelArea, KernelAreaKind, MemoryMap, Operation, Plan, PlanError,
     PlanFile,
 };
-use crate::image::proto::{FdTypes, FileEntry};
-use crate::image::{Set, Task, vma_status};
+use crate::image::proto::{FdTypes, FileEntry, PipeDataEntry};
+use crate::image::{Queued, Set, Task, vma_status};
 use crate::sys::arch::TASK_SIZE;
 use crate::sys::memory::LEN_PAGE;
 
@@ -179,6 +179,8 @@ impl Data {
 struct Planner<'a> {
     files: BTreeMap<u32, &'a FileEntry>,
     written: BTreeMap<u32, &'a Policy>,
+    /// Capacity and content of pipes.
+    pipes: BTreeMap<u32, &'a Queued<PipeDataEntry>>,
     facts: &'a Facts,
     data: Data,
     operations: Vec<Operation>,
@@ -215,6 +217,7 @@ pub fn compile(set: &Set, facts: &Facts) -> Result<Plan, PlannerError> {
     let mut planner = Planner {
         files: set.files.iter().map(|file| (file.id, file)).collect(),
         written: facts.written.iter().map(|written| (written.id, &written.policy)).collect(),
+        pipes: set.pipe_data.iter().map(|queued| (queued.entry.pipe_id, queued)).collect(),
         facts,
         data: Data::default(),
         operations: Vec::new(),

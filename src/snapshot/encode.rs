@@ -158,6 +158,7 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
         }],
         files: files.entries,
         tty_info: files.tty_info,
+        pipe_data: files.pipe_data,
         timens: Some(clocks()),
         file_locks: files.locks,
         ..Default::default()

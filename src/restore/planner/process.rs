@@ -65,6 +65,11 @@ impl Planner<'_> {
         if no_new_privs {
             prctl(libc::PR_SET_NO_NEW_PRIVS, 1);
         }
+        // The restore has made the process dumpable; this one hides from
+        // other processes of its user (`PR_SET_DUMPABLE`).
+        if task.mm.dumpable == Some(0) {
+            prctl(libc::PR_SET_DUMPABLE, 0);
+        }
         for registration in REGISTRATIONS {
             if core.membarrier_registration_mask.unwrap_or(0) & registration != 0 {
                 self.must(libc::SYS_membarrier, &[value(registration), value(0)]);
