@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::occupy::{Ghost, Occupant};
-use support::service::{Run, Service, compile, listeners, tids_of_image};
+use support::service::{Run, Service, compile, listeners, pid_of_image, tids_of_image};
 use support::{Jdk, can_choose_pids, jdks};
 
 /// A JDK and the compiled program, or what is missing.
@@ -59,8 +59,9 @@ fn taken_pids_and_tids() {
     let service = Service::exercise(&jdk, &[], classes.path());
     service.capture(&[]).end();
     let tids: Vec<i32> = tids_of_image(&service.image()).into_iter().collect();
-    let (pid, last) = (tids[0], tids[tids.len() - 1]);
-    for taken in [pid, tids[1], last] {
+    let pid = pid_of_image(&service.image());
+    let others: Vec<i32> = tids.into_iter().filter(|tid| *tid != pid).collect();
+    for taken in [pid, others[0], others[others.len() - 1]] {
         let occupant = Occupant::of(taken).unwrap();
         assert_cold(&service, &format!("pid {taken} is taken"));
         if taken != pid {
@@ -81,7 +82,7 @@ fn pids_of_process_groups() {
     };
     let service = Service::exercise(&jdk, &[], classes.path());
     service.capture(&[]).end();
-    let pid = *tids_of_image(&service.image()).first().unwrap();
+    let pid = pid_of_image(&service.image());
     let ghost = Ghost::of(pid).unwrap();
     let began = Instant::now();
     assert_cold(&service, &format!("pid {pid} is taken"));

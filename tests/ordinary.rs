@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, getpgid, getsid};
 
-use support::service::{Service, ask, compile, free_port, listeners, tids, tids_of_image};
+use support::service::{
+    Service, ask, compile, free_port, listeners, pid_of_image, tids, tids_of_image,
+};
 use support::{Jdk, Ordinary, jdk, jdks, repetitions, stderr};
 
 /// Lines of `/proc/PID/task/TID/status` that a restore brings back. (SigCgt
@@ -141,7 +143,7 @@ fn restored_programs_look_like_cold_ones() {
 
     for round in 0..repetitions(10) {
         let mut run = service.restore();
-        assert_eq!(captured.first(), Some(&run.app()), "round {round}");
+        assert_eq!(pid_of_image(&service.image()), run.app(), "round {round}");
         looks.assert_same(&Looks::of(run.app(), &captured));
         assert_no_privilege(run.app());
         let [app, launcher] = [run.app(), run.pid()].map(Pid::from_raw);

@@ -10,7 +10,7 @@ mod support;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use support::service::{Run, Service, compile, free_port, tids, tids_of_image};
+use support::service::{Run, Service, compile, free_port, pid_of_image, tids, tids_of_image};
 use support::{Jdk, can_choose_pids, jdk, repetitions};
 
 /// What `Exercise` answers, but for the checksum of its ballast, which is the
@@ -55,7 +55,7 @@ fn in_a_row(service: &Service<'_>, name: &str, count: usize, mut check: impl FnM
         let alive = tids(run.app());
         let missing: Vec<_> = captured.difference(&alive).copied().collect();
         assert!(missing.len() <= captured.len() / 4, "{name}: round {round}: no {missing:?}");
-        assert_eq!(captured.first(), Some(&run.app()), "{name}: round {round}");
+        assert_eq!(pid_of_image(&service.image()), run.app(), "{name}: round {round}");
         run.get("/");
         times.push(run.age());
         check(round, &mut run);

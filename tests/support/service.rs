@@ -150,13 +150,24 @@ impl<'a> Service<'a> {
     }
 }
 
-/// Returns the threads that an image holds, by the names of its files.
-pub fn tids_of_image(image: &Path) -> BTreeSet<i32> {
+/// Returns the numbers in the names of an image's files of one kind.
+fn numbers(image: &Path, kind: &str) -> BTreeSet<i32> {
     let names = fs::read_dir(image).unwrap().map(|entry| entry.unwrap().file_name());
-    let tid = |name: OsString| {
-        name.to_str()?.strip_prefix("core-")?.strip_suffix(".img")?.parse::<i32>().ok()
+    let number = |name: OsString| {
+        name.to_str()?.strip_prefix(kind)?.strip_suffix(".img")?.parse::<i32>().ok()
     };
-    names.filter_map(tid).collect()
+    names.filter_map(number).collect()
+}
+
+/// Returns the threads that an image holds.
+pub fn tids_of_image(image: &Path) -> BTreeSet<i32> {
+    numbers(image, "core-")
+}
+
+/// Returns the process that an image holds: not always its lowest tid, since
+/// numbers start over at `pid_max`.
+pub fn pid_of_image(image: &Path) -> i32 {
+    *numbers(image, "mm-").first().unwrap()
 }
 
 /// Returns the threads of a process.
