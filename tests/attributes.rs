@@ -28,7 +28,7 @@ json.dump({
   'exe': os.readlink('/proc/self/exe'), 'args': open('/proc/self/cmdline').read(),
   'limits': {n: resource.getrlimit(getattr(resource, n)) for n in dir(resource)
              if n.startswith('RLIMIT_')},
-}, open(os.path.join(dir, 'seen'), 'w'))
+}, open(os.path.join(home, 'seen'), 'w'))
 ";
 
 fn seen(trial: &Trial) -> serde_json::Value {

@@ -275,7 +275,7 @@ fn sealed(plan: &[u8], payload: &[u8]) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(repeat(2000)))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(repeat(2000)) })]
 
     #[test]
     fn any_byte_flipped_is_noticed(at in 0usize..4096, bit in 0u32..8) {
@@ -601,7 +601,7 @@ fn act(role: &str) -> Result<String, String> {
         if touch /usr/written 2>/dev/null; then echo "/usr can be written to"; exit 99; fi
         exec prlimit --as=4294967296 --memlock=8388608 --core=0 -- \
             setpriv --bounding-set=-all,+checkpoint_restore --inh-caps=-all -- \
-            "$0" --exact role --nocapture 10>&- 251>&-"#;
+            "$0" --exact role --nocapture"#;
     let output = Command::new("unshare")
         .args(["--mount", "sh", "-c", script])
         .arg(std::env::current_exe().unwrap())

@@ -18,7 +18,7 @@ fn kill_after(trial: &Trial, options: &[&str], delay: Duration) {
     let mut child = trial.command(options).spawn().unwrap();
     // Sleeping is too coarse for the moments of a restore.
     while began.elapsed() < delay {
-        if delay - began.elapsed() > Duration::from_millis(2) {
+        if delay.saturating_sub(began.elapsed()) > Duration::from_millis(2) {
             std::thread::sleep(Duration::from_millis(1));
         } else {
             std::hint::spin_loop();
@@ -52,8 +52,10 @@ fn kill_captures(trial: &Trial, count: u32) {
             false => cold += 1,
         }
         // Sometimes there is no entry to fall back on.
-        if round % 8 == 7 {
-            let _ = fs::remove_dir_all(trial.cache.join("v1/entries"));
+        match round % 8 {
+            4 => fs::remove_dir_all(trial.cache.join("v1/entries")).unwrap(),
+            7 => trial.capture().unwrap(),
+            _ => {}
         }
     }
     eprintln!("{count} captures killed: {cold} cold, {restored} restored runs after them");

@@ -112,7 +112,8 @@ fn hostile_plans_are_refused() {
         let result = hostile(|plan| plan.operations.push(operation));
         assert!(matches!(result, Err(PlanError::Damaged(_))), "{what} was accepted");
     }
-    let changes: [(&str, fn(&mut PlanFile)); 7] = [
+    type Change = (&'static str, fn(&mut PlanFile));
+    let changes: [Change; 7] = [
         ("no threads", |plan| plan.threads.clear()),
         ("pid 1", |plan| plan.threads[0].tid = 1),
         ("a pid beyond the kernel's", |plan| plan.threads[0].tid = 1 << 22),

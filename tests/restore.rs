@@ -177,3 +177,30 @@ fn selenium_server() {
         assert!(status.contains("\"ready\""), "round {round}: {status}");
     });
 }
+
+/// The random state of a virtual machine is part of its memory. What its
+/// secrets come from is mixed with the kernel's randomness at every restore.
+#[test]
+fn two_restores_do_not_share_secrets() {
+    let Some(jdk) = jdk(25).or_else(|| jdk(17)) else { skip!("there is no JDK") };
+    let classes = match compile("Exercise.java") {
+        Ok(classes) if can_choose_pids() => classes,
+        Ok(_) => skip!("choosing pids needs CAP_CHECKPOINT_RESTORE"),
+        Err(missing) => skip!("{missing}"),
+    };
+    let service = Service::exercise(&jdk, &[], classes.path());
+    service.capture(&[]).end();
+    let mut seen = std::collections::HashSet::new();
+    let mut born = None;
+    for _ in 0..4 {
+        let mut run = service.restore();
+        let answer = run.get("/random");
+        let mut words = answer.split(' ').map(str::to_owned);
+        let first = words.next();
+        assert_eq!(*born.get_or_insert(first.clone()), first, "made before the capture");
+        for word in words {
+            assert!(seen.insert(word), "twice in {answer}");
+        }
+        run.end();
+    }
+}

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags};
 
 use super::outcome::{Herald, Outcome, Status};
-use super::relay::until;
 use crate::readiness::{NotifySocket, Source};
 use crate::snapshot::{Outlook, Refusal};
 use crate::sys::process;
@@ -67,6 +66,8 @@ pub trait Parts {
     fn take_notify(&mut self) -> Option<NotifySocket>;
     /// Lets go of what only a capture needs: locks, unfinished files.
     fn release(&mut self);
+    /// Returns the id of the entry, there or to be, once it is known.
+    fn entry(&self) -> Option<String>;
     /// Takes back the entry that was made.
     fn retract(&mut self);
 }
@@ -128,7 +129,7 @@ impl<'a> Capture<'a> {
                 },
                 Stage::Freezing { .. } if stopped => return Some(LOOK),
                 Stage::Freezing { deadline, next, pause } => {
-                    let wait = until(*next);
+                    let wait = next.saturating_duration_since(Instant::now());
                     if !wait.is_zero() {
                         return Some(wait);
                     }
@@ -244,6 +245,7 @@ impl<'a> Capture<'a> {
         match result {
             Ok(()) => {
                 self.status.outcome = Outcome::Captured;
+                self.status.entry = self.parts.entry().or(self.status.entry.take());
                 self.status.engine = Some("native");
                 self.status.reason = None;
                 self.herald.record(&self.status);
@@ -329,6 +331,9 @@ mod tests {
         }
         fn release(&mut self) {
             self.note("release");
+        }
+        fn entry(&self) -> Option<String> {
+            None
         }
         fn retract(&mut self) {
             self.note("retract");

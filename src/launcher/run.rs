@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::capture::Capture;
 use super::hit::{Found, Lookup, NoLookup};
 use super::outcome::{Herald, Outcome, Status, ms};
-use super::parts::Native;
+use super::parts::{Key, Native, Place};
 use super::probing::{self, Probing};
 use super::relay::{self, Ending, Relay};
 use super::stdio::{self, Tap};
@@ -107,6 +107,12 @@ impl Run {
                     (Policy::RequireWarm, NoLookup::NoCache) => self.require_warm(),
                     _ => self.start(Start::Plain),
                 }
+            }
+            Err(NoLookup::Unread(unread)) => {
+                self.status.reason = Some("no entry yet".into());
+                self.status.timings_ms.lookup = ms(sys::start::age());
+                self.herald.detail("started cold: no entry yet; its files are read meanwhile");
+                self.start_captured(Key::Unread(unread))
             }
             Err(reason) => self.refuse(probing::chain(&reason), Start::Plain),
         }
@@ -241,7 +247,7 @@ impl Run {
         match start {
             Start::Captured(mut lookup) if self.options.policy != Policy::NoCapture => {
                 match lookup.claim() {
-                    Ok(()) => self.start_captured(*lookup),
+                    Ok(()) => self.start_captured(Key::Known(lookup)),
                     Err(reason) => self.not_captured(reason),
                 }
             }
@@ -261,7 +267,7 @@ impl Run {
         self.cannot_execute(&error)
     }
 
-    fn start_captured(mut self, mut lookup: Lookup) -> u8 {
+    fn start_captured(mut self, key: Key) -> u8 {
         let mut command = self.command.clone();
         let ready = &self.options.ready;
         let notify = match probing::notify_socket(ready, &mut command, &self.options.cache_dir) {
@@ -295,17 +301,12 @@ impl Run {
         let quiet = self.herald.is_quiet() && self.options.warmup.is_empty();
         stdio::let_go(quiet);
         stdio::let_go_of(&self.passed);
-        lookup.save_digests();
-
-        if let Some(notify) = &notify {
-            lookup.set_notify(notify.path());
-        }
+        let notify_path = notify.as_ref().map(|notify| notify.path().to_owned());
         let target = Target { pid, started, cwd: self.command.cwd.clone() };
         let parts = Native {
             pid,
             probing: Probing::new(ready, &self.options.warmup, &self.command, target, notify),
-            retire: Some(lookup.retire_later()),
-            lookup: Some(lookup),
+            place: Place::new(key, notify_path),
             passed,
             keep: self.options.keep.clone(),
             stdio: origins,

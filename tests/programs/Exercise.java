@@ -22,12 +22,15 @@ import java.util.zip.CRC32;
  * An HTTP server that does on request what is hard on a restored virtual
  * machine, and answers what the caller can compute as well.
  *
- * Exercise PORT: serves /work?SEED, /random and /environment.
+ * Exercise PORT: serves /work?SEED, /random and /environment?NAME. Holds the
+ * file open that EXERCISE_DATA names.
  */
 public class Exercise {
     /** Lives through every capture: what a restore must bring back intact. */
     static final List<byte[]> BALLAST = new ArrayList<>();
     static final UUID BORN = UUID.randomUUID();
+    static final SecureRandom SECURE = new SecureRandom();
+    static Object data;
 
     public static void main(String[] args) throws Exception {
         for (int i = 0; i < 256; i++) {
@@ -35,6 +38,9 @@ public class Exercise {
             java.util.Arrays.fill(block, (byte) i);
             BALLAST.add(block);
         }
+        SECURE.nextLong();
+        String held = System.getenv("EXERCISE_DATA");
+        if (held != null && Files.exists(Path.of(held))) data = Files.newInputStream(Path.of(held));
         int port = Integer.parseInt(args[0]);
         HttpServer server = HttpServer.create(new InetSocketAddress("127.0.0.1", port), 0);
         server.setExecutor(Executors.newFixedThreadPool(4));
@@ -223,17 +229,13 @@ public class Exercise {
         return said.trim() + "/" + status;
     }
 
-    /** Random values of every kind a program may hold. */
+    /** One value of before the capture, then secrets: two had a source then. */
     static String random(String query) {
-        return "born=" + BORN
-            + " uuid=" + UUID.randomUUID()
-            + " secure=" + new SecureRandom().nextLong()
-            + " math=" + Math.random()
-            + " thread=" + java.util.concurrent.ThreadLocalRandom.current().nextLong()
-            + " new=" + new java.util.Random().nextLong();
+        return BORN + " " + UUID.randomUUID() + " " + SECURE.nextLong() + " "
+            + new SecureRandom().nextLong();
     }
 
-    /** What the caller handed over, as the virtual machine saw it at its start. */
+    /** What the caller handed over, as the virtual machine sees it. */
     static String environment(String query) {
         return System.getenv(query) + "\n" + System.getProperty("user.dir") + "\n"
             + ProcessHandle.current().pid();

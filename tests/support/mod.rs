@@ -139,6 +139,16 @@ pub fn warmstart(cache: &TempDir) -> Command {
     command
 }
 
+/// Copies a program, through another process.
+///
+/// A descriptor that this process had open for writing would be inherited by
+/// whatever another test forks meanwhile, and until that has gone to its exec
+/// the copy cannot be executed ("Text file busy").
+pub fn install(from: &Path, to: &Path) -> std::io::Result<()> {
+    let status = Command::new("install").args(["-m", "755", "--"]).arg(from).arg(to).status()?;
+    if status.success() { Ok(()) } else { Err(std::io::Error::other("install failed")) }
+}
+
 /// An ordinary user with a copy of the binary of their own.
 #[derive(Debug)]
 pub struct Ordinary {
@@ -161,8 +171,7 @@ impl Ordinary {
         };
         let prepare = || -> std::io::Result<()> {
             mode(user.dir.path(), 0o755)?;
-            std::fs::copy(binary(), user.binary())?;
-            mode(&user.binary(), 0o755)?;
+            install(&binary(), &user.binary())?;
             std::fs::create_dir(user.home())?;
             std::os::unix::fs::chown(user.home(), Some(NOBODY), Some(NOBODY))
         };

@@ -266,7 +266,7 @@ impl Drop for Run {
 }
 
 /// Makes one HTTP request; returns the body of the answer.
-fn ask(port: u16, path: &str) -> io::Result<String> {
+pub fn ask(port: u16, path: &str) -> io::Result<String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;

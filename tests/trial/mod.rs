@@ -25,11 +25,11 @@ pub const STATUS: i32 = 7;
 
 const PYTHON: &str = "
 import os, sys, time
-dir = os.environ['TRIAL_DIR']
-gate = os.path.join(dir, 'gate')
+home = os.environ['TRIAL_DIR']
+gate = os.path.join(home, 'gate')
 if not os.path.exists(gate):
     # EARLY
-    open(os.path.join(dir, 'ready'), 'w').close()
+    open(os.path.join(home, 'ready'), 'w').close()
     while not os.path.exists(gate): time.sleep(0.005)
 # LATE
 print('answer', sum(range(10)) - 3, flush=True)
@@ -288,7 +288,10 @@ impl Trial {
             ended.check_restored(what);
             return ended;
         }
-        panic!("{what}: its pid stays taken");
+        let pid = self.status().unwrap_or_default()["reason"].to_string();
+        let pid: String = pid.chars().filter(char::is_ascii_digit).collect();
+        let holder = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        panic!("{what}: its pid stays taken by {holder}");
     }
 
     /// The directory of the only entry.
