@@ -76,7 +76,7 @@ struct Cli {
 }
 
 /// The management commands. `run` is among them for the sake of its help; it
-/// is parsed by [`run::parse`].
+/// is parsed by [`run::main`].
 #[derive(Debug, Subcommand)]
 enum Management {
     /// Run COMMAND: the same as without the word `run`
@@ -106,6 +106,12 @@ const MANAGEMENT: [&str; 9] =
 
 /// Runs the command line and returns its exit status.
 pub fn main() -> ExitCode {
+    if privilege::is_set_id() {
+        let failure = Failure::failed(
+            "this binary must not be setuid or setgid: every program would run as its owner",
+        );
+        return ExitCode::from(failure.hint("chmod ug-s warmstart").report(Mode::Run));
+    }
     // A failure leaves us with what the kernel gave us; the program is still
     // started without it (exec and restore both drop it), so it may run.
     let _ = privilege::narrow();

@@ -39,7 +39,7 @@ pub use digest::{Digest, FileIdentity, Hashed, hash_file};
 pub(crate) use digest::{read_hex, write_hex};
 pub use environment::is_ignored;
 pub use host::{Host, Stream, boot_id};
-pub use memory::{DigestMemory, Known, Note, RACY_NS};
+pub use memory::{DigestMemory, Known, Note, RACY_NS, Reading, Unread};
 
 /// The version of images, plans and of this list of inputs: an image made by
 /// another one is never looked at.
@@ -157,6 +157,15 @@ pub enum FingerprintError {
         /// How many files would have been fine.
         max: usize,
     },
+}
+
+impl FingerprintError {
+    /// Tells whether a file was not read because it was not to be
+    /// ([`Reading`]).
+    pub fn is_unread(&self) -> bool {
+        let Self::Unreadable { source, .. } = self else { return false };
+        source.get_ref().is_some_and(|source| source.is::<Unread>())
+    }
 }
 
 /// Computes the fingerprint of a command.

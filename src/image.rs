@@ -27,9 +27,15 @@ mod kind;
 mod printing;
 pub mod proto;
 mod reader;
+pub mod registers;
 mod runs;
 mod show;
+pub mod sockets;
 mod writer;
+
+/// The number of signals (`signal(7)`); an image has the action of each but KILL
+/// and STOP, in their order.
+pub const SIGNALS: u32 = 64;
 
 pub use flags::{pagemap_flags, task_state, vma_status};
 pub use runs::{PAGE_SIZE, PageRun, PageRuns, USER_END};

@@ -123,7 +123,7 @@ pub fn run(command: Command, options: Options) -> u8 {
 pub fn relay(program: i32, blocked: &BlockedSignals) -> u8 {
     let _ = blocked;
     match relay::Relay::new(program, stdio::Tap::default(), None) {
-        Ok(relay) => run::end_like(relay.run(None)),
+        Ok(relay) => run::end_like(relay.run(None).ending),
         Err(_) => OWN_FAILURE,
     }
 }
@@ -133,7 +133,7 @@ pub fn relay(program: i32, blocked: &BlockedSignals) -> u8 {
 pub struct BlockedSignals(());
 
 /// Blocks the signals that the relay handles; to be called before
-/// [`crate::restore::native`].
+/// [`crate::restore::native()`].
 pub fn block_signals() -> BlockedSignals {
     relay::handled().block();
     // Ignored, it would make the kernel forget how our child ended.

@@ -62,6 +62,15 @@ pub fn narrow() -> io::Result<()> {
     if after == before { Ok(()) } else { capability::capset(&after) }
 }
 
+/// Tells whether pids can be chosen, now or with what is permitted
+/// ([`raised`]).
+pub fn may_choose_pids() -> bool {
+    let sets = capability::capget().unwrap_or_default();
+    (sets.effective | sets.permitted & CHECKPOINT_RESTORE)
+        & (CHECKPOINT_RESTORE | 1 << CAP_SYS_ADMIN)
+        != 0
+}
+
 /// Returns the sets that a program has which this caller starts cold: root's
 /// all, an ordinary user's ambient ones, which are none as a rule.
 pub fn of_a_cold_start() -> Sets {
@@ -109,6 +118,20 @@ fn narrowed(sets: Sets, ambient: impl Fn(u32) -> bool) -> Sets {
         }
     }
     Sets { effective: kept & CHECKPOINT_RESTORE, permitted: kept, inheritable: sets.inheritable }
+}
+
+/// Tells whether the binary is installed setuid or setgid, and took effect.
+///
+/// A program that it starts would run with the owner's rights: nobody wants
+/// that. A caller whose real and effective ids differ is another matter, its
+/// programs have both in a cold start as well.
+pub fn is_set_id() -> bool {
+    use nix::unistd::{getegid, geteuid, getgid, getuid};
+    use std::os::unix::fs::MetadataExt;
+    capability::is_secure()
+        && (geteuid() != getuid() || getegid() != getgid())
+        && std::fs::metadata("/proc/self/exe")
+            .map_or(true, |meta| meta.mode() & (libc::S_ISUID | libc::S_ISGID) != 0)
 }
 
 fn is_root() -> bool {

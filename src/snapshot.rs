@@ -19,12 +19,12 @@ use crate::restore::plan::Plan;
 use crate::restore::planner::{self, Facts};
 use crate::trace::{Group, Remote, Scratch, TraceError, find_gate, rewind_interrupted};
 
-pub(crate) mod encode;
-pub(crate) mod files;
+mod encode;
+mod files;
 mod memory;
-pub(crate) mod process;
-pub(crate) mod threads;
-pub(crate) mod vmas;
+mod process;
+mod threads;
+mod vmas;
 
 /// What happens to the program once its state is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -136,7 +136,10 @@ fn session_group_and_parent_are_the_launchers() {
     let own = (nix::unistd::getsid(None).unwrap(), nix::unistd::getpgrp());
     trial.run_restored("in our group");
     let now = seen(&trial);
-    assert_eq!((now["session"].clone(), now["group"].clone()), (own.0.as_raw().into(), own.1.as_raw().into()));
+    assert_eq!(
+        (now["session"].clone(), now["group"].clone()),
+        (own.0.as_raw().into(), own.1.as_raw().into())
+    );
     // A group of its own.
     let mut command = trial.command(&[]);
     let ended = trial.end({

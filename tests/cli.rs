@@ -1,4 +1,5 @@
 //! The command line from outside: what is ours, what is COMMAND's, statuses.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 mod support;
 
@@ -98,10 +99,9 @@ fn a_commands_options_are_its_own() {
 #[test]
 fn a_command_named_like_ours_is_run_by_run() {
     let dir = cache();
-    let program = dir.path().join("doctor");
-    std::fs::write(&program, "#!/bin/sh\necho I am \"$@\"\n").unwrap();
-    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .unwrap();
+    let script = dir.path().join("script");
+    std::fs::write(&script, "#!/bin/sh\necho I am \"$@\"\n").unwrap();
+    support::install(&script, &dir.path().join("doctor")).unwrap();
     let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
     let output = warmstart(&cache())
         .env("PATH", path)

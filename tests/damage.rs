@@ -102,7 +102,7 @@ impl Damaged {
             }
             Damage::Unreadable => {
                 drop(copy());
-                fs::set_permissions(path, Permissions::from_mode(0)).unwrap();
+                fs::set_permissions(path, Permissions::from_mode(0o000)).unwrap();
             }
             Damage::WrongOwner => {
                 drop(copy());

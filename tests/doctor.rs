@@ -1,4 +1,5 @@
 //! `warmstart doctor` and `warmstart setup`, as root and as an ordinary user.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 mod support;
 
@@ -146,4 +147,20 @@ fn a_smaller_bounding_set_does_not_stop_the_program() {
         .output()
         .unwrap();
     assert_eq!(stdout(&output), "hi\n", "{}", stderr(&output));
+}
+
+/// A setuid binary would run every program as its owner.
+#[test]
+fn a_setuid_binary_runs_nothing() {
+    let user = match Ordinary::new() {
+        Ok(user) => user,
+        Err(why) => skip!("{why}"),
+    };
+    for mode in [0o4755, 0o2755] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(user.binary(), mode).unwrap();
+        let output = user.warmstart().args(["--no-capture", "id", "-u"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{}", stdout(&output));
+        assert!(stderr(&output).contains("setuid"), "{}", stderr(&output));
+    }
 }

@@ -526,10 +526,8 @@ fn play_fifo(dir: &Path) {
         file.data.push(0);
         file.len_place += 1 << 20;
         let at = Arg::Value(libc::AT_FDCWD as i64 as u64);
-        let open = operation(
-            libc::SYS_openat,
-            &[at, Arg::Data(path), Arg::Value(0), Arg::Value(0)],
-        );
+        let open =
+            operation(libc::SYS_openat, &[at, Arg::Data(path), Arg::Value(0), Arg::Value(0)]);
         match at_end {
             false => file.operations.insert(0, open),
             true => file.operations.push(open),

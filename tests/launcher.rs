@@ -183,7 +183,7 @@ fn the_program_finds_what_a_plain_start_gives() {
         let program = Program::new(mode)?;
         // The same names in all modes.
         let inner = program.command(LOOK_AROUND, &[], |_| ());
-        let gate = program.gate().into_os_string().into_string().unwrap();
+        let dir = program.dir.path().to_str().unwrap();
         let mut command = Command::new("bash");
         command.args(["-c", caller, "caller"]).arg(inner.get_program()).args(inner.get_args());
         command.env("WARMSTART_CACHE_DIR", "/nowhere/cache").env_remove("OLDPWD");
@@ -191,7 +191,7 @@ fn the_program_finds_what_a_plain_start_gives() {
         let text: String = output.stdout.iter().map(|&byte| char::from(byte)).collect();
         assert!(output.status.success(), "{mode:?} {text}");
         // Every run has a group of its test's; the pipe is another one.
-        let text = text.replace(&gate, "GATE");
+        let text = text.replace(dir, "DIR");
         let pipe = text.find("pipe:[").unwrap();
         let end = text[pipe..].find(']').unwrap() + pipe;
         Some(format!("{}{}", &text[..pipe], &text[end..]))
@@ -207,7 +207,7 @@ fn the_program_finds_what_a_plain_start_gives() {
 fn a_blocked_signal_stays_blocked() {
     let script = "import subprocess\n\
         signal.pthread_sigmask(signal.SIG_BLOCK, [10, 40])\n\
-        sys.exit(subprocess.call(sys.argv[2:]))";
+        sys.exit(subprocess.call(sys.argv[1:]))";
     let seen = |mode| {
         let program = Program::new(mode).unwrap();
         let inner = program.command(
@@ -216,7 +216,7 @@ fn a_blocked_signal_stays_blocked() {
             |_| (),
         );
         let outer = Command::new("python3")
-            .args(["-c", &format!("import os, sys, signal\n{script}"), "-"])
+            .args(["-c", &format!("import os, sys, signal\n{script}")])
             .arg(inner.get_program())
             .args(inner.get_args())
             .output()
@@ -279,7 +279,7 @@ fn nohup_is_inherited() {
 #[test]
 fn descriptors_that_are_named_make_the_run_plain() {
     for (script, args, wanted) in [
-        ("print(open(sys.argv[2]).read(), end='')", &["/dev/fd/7"][..], "hello\n"),
+        ("print(open(sys.argv[1]).read(), end='')", &["/dev/fd/7"][..], "hello\n"),
         ("print(os.read(7, 99).decode(), end='')", &[], "hello\n"),
     ] {
         let program = Program::new(Mode::Child).unwrap();

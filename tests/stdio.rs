@@ -71,7 +71,7 @@ fn a_closed_descriptor_stays_closed() {
         for fd in range(3):\n\
         \x20 try: os.fstat(fd); r.append('open')\n\
         \x20 except OSError: r.append('closed')\n\
-        open(sys.argv[2], 'w').write(' '.join(r))";
+        open(sys.argv[1], 'w').write(' '.join(r))";
     let found = |mode, redirection: &str| {
         let program = Program::new(mode).unwrap();
         let result = program.dir.path().join("result");
@@ -309,12 +309,21 @@ fn bash(terminal: &mut Terminal, program: &Program) -> Child {
     child
 }
 
-/// Writes a command down for a shell.
-fn quoted(command: &Command) -> String {
+/// Returns the command for a script, and how to type it to a shell: with the
+/// same environment, whatever the shell adds to its own.
+fn for_shell(program: &Program, terminal: &Terminal, script: &str) -> String {
+    let path = std::env::var("PATH").unwrap();
+    let cache = program.dir.path().join("cache").to_str().unwrap().to_owned();
+    let command = program.command(script, &[], |command| {
+        terminal.attach(command);
+        command.env_clear().env("PATH", &path).env("WARMSTART_CACHE_DIR", &cache);
+    });
+    let quote = |word: &str| format!("'{}'", word.replace('\'', "'\\''"));
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    let quote =
-        |word: &std::ffi::OsStr| format!("'{}'", word.to_str().unwrap().replace('\'', "'\\''"));
-    words.map(quote).collect::<Vec<_>>().join(" ")
+    let words = words.map(|word| quote(word.to_str().unwrap()));
+    let variables = [format!("PATH={path}"), format!("WARMSTART_CACHE_DIR={cache}")];
+    let variables = variables.map(|variable| quote(&variable)).join(" ");
+    format!("env -i {variables} {}", words.collect::<Vec<_>>().join(" "))
 }
 
 /// Ctrl-Z, `fg`, Ctrl-Z, `bg`, and the exit status, under a shell with job
@@ -326,11 +335,13 @@ fn job_control() {
         let text = "conts = []\n\
             signal.signal(18, lambda s, f: conts.append(1))\n\
             print('up', os.getpid(), flush=True)\n\
-            while not os.path.exists(sys.argv[1] + '.end'): time.sleep(0.01)\n\
+            while not os.path.exists('END'): time.sleep(0.01)\n\
             print('conts', len(conts), flush=True); sys.exit(9)";
-        let command = on_terminal(program, terminal, text);
+        let end = program.gate().with_extension("end");
+        let text = text.replace("END", end.to_str().unwrap());
+        let command = for_shell(program, terminal, &text);
         let mut shell = bash(terminal, program);
-        fs::write(&script, quoted(&command)).unwrap();
+        fs::write(&script, command).unwrap();
         // In the shell itself, so that the job is warmstart, no script.
         terminal.type_in(&format!("eval \"$(cat {})\"\n", script.display()));
         terminal.wait_for("up ");
@@ -351,7 +362,7 @@ fn job_control() {
         terminal.wait_for("PROMPT> ");
         eventually("it goes on", || modes::state(pid) != Some('T'));
         std::thread::sleep(Duration::from_millis(100));
-        fs::write(program.gate().with_extension("end"), "").unwrap();
+        fs::write(&end, "").unwrap();
         terminal.type_in("wait %1; echo status=$?\n");
         terminal.wait_for("conts 2");
         terminal.wait_for("status=9");
@@ -363,10 +374,10 @@ fn job_control() {
 #[test]
 fn reading_in_the_background_stops_the_job() {
     every_on_a_terminal(|program, terminal| {
-        let command = on_terminal(program, terminal, "print('got', input(), flush=True)");
+        let command = for_shell(program, terminal, "print('got', input(), flush=True)");
         let mut shell = bash(terminal, program);
         let script = program.dir.path().join("script.sh");
-        fs::write(&script, quoted(&command)).unwrap();
+        fs::write(&script, command).unwrap();
         terminal.type_in(&format!("eval \"$(cat {}) &\"\n", script.display()));
         terminal.wait_for("PROMPT> ");
         let end = Instant::now() + PATIENCE;

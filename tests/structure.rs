@@ -1,5 +1,6 @@
 //! The direction of dependencies, held by reading `use crate::…` and
 //! `crate::…` paths in the sources (docs/architecture.md).
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

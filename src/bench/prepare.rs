@@ -1,6 +1,7 @@
 //! Before the first round: an image, and what to time.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use procfs::net::{TcpNetEntry, TcpState};
@@ -15,10 +16,6 @@ use crate::readiness::Url;
 
 /// How long a port has for its first HTTP answer, asked once all is ready.
 const HTTP_PATIENCE: Duration = Duration::from_secs(2);
-/// How long a run that was started cold with a reason may go on, before we take
-/// the reason for the last word.
-const REASON_PATIENCE: Duration = Duration::from_secs(20);
-
 /// Runs the command through warmstart until there is an image of it; finds out
 /// what to time if that was not said.
 pub(super) fn prepare(
@@ -34,31 +31,7 @@ pub(super) fn prepare(
     let mut running = Running::start(&through, &output(&stand_in))?;
     let deadline = running.started + options.timeout;
 
-    let status = loop {
-        let status = Status::read(&status_file);
-        let ended = running.ended();
-        match &status {
-            Some(found) if found.outcome == "captured" || found.outcome == "restored" => {
-                break status;
-            }
-            Some(Status { reason: Some(reason), .. })
-                if ended.is_some() || running.started.elapsed() > REASON_PATIENCE =>
-            {
-                return Err(BenchError::NoImage(reason.clone()));
-            }
-            _ => {}
-        }
-        if let Some(exit) = ended {
-            let why = format!("the program {} before it was captured", describe(exit));
-            return Err(BenchError::NoImage(why));
-        }
-        if Instant::now() > deadline {
-            let why = status.and_then(|status| status.reason);
-            let why = why.unwrap_or_else(|| "it was not captured in time".into());
-            return Err(BenchError::NoImage(why));
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    };
+    let outcome = wait_for_image(&mut running, &status_file, deadline)?;
 
     let mark = match &options.until {
         Some(mark) => mark.clone(),
@@ -66,11 +39,58 @@ pub(super) fn prepare(
     };
     // A restored program may not be there yet; ending it now would be unfair
     // to whatever it does at its start.
-    if status.is_some_and(|status| status.outcome == "restored") && !matches!(mark, Mark::Exit) {
+    if outcome == Ready::Restored && !matches!(mark, Mark::Exit) {
         let _ = watch(&mut running, &mark, &before, options.timeout);
     }
     running.end();
     Ok(mark)
+}
+
+/// How there came to be an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ready {
+    /// It was there.
+    Restored,
+    /// It was made.
+    Captured,
+}
+
+/// Waits until the status file says that there is an image, or that there will
+/// be none.
+fn wait_for_image(
+    running: &mut Running,
+    status_file: &Path,
+    deadline: Instant,
+) -> Result<Ready, BenchError> {
+    let none = |why: String| Err(BenchError::NoImage(why));
+    let mut first_reason = None;
+    loop {
+        // In this order, or the last word of a program that ends is missed.
+        let ended = running.ended();
+        let status = Status::read(status_file);
+        if let Some(status) = &status {
+            match status.outcome.as_str() {
+                "captured" => return Ok(Ready::Captured),
+                "restored" => return Ok(Ready::Restored),
+                _ => {}
+            }
+            // At first the reason is why it was not restored; another one, or
+            // a program in the launcher's place, says that nothing will come.
+            let first = first_reason.get_or_insert_with(|| status.reason.clone());
+            if *first != status.reason || status.app_pid == running.pid() {
+                return none(
+                    status.reason.clone().unwrap_or_else(|| "it was started plain".into()),
+                );
+            }
+        }
+        if let Some(exit) = ended {
+            return none(format!("the program {} before it was captured", describe(exit)));
+        }
+        if Instant::now() > deadline {
+            return none("it was not captured in time; is it ever ready?".into());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Finds out what to time: the first HTTP answer of a port that the program

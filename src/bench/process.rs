@@ -242,6 +242,9 @@ pub(super) struct Status {
     pub(super) outcome: String,
     #[serde(default)]
     pub(super) reason: Option<String>,
+    /// The program's pid; that of the launcher if it was started in its place.
+    #[serde(default)]
+    pub(super) app_pid: u32,
     #[serde(default)]
     pub(super) timings_ms: Timings,
 }

@@ -3,7 +3,8 @@
 use super::Cache;
 use super::entry::read_meta;
 use super::meta::EntryMeta;
-use crate::fingerprint::{Change, Fingerprint, Input, explain};
+use crate::command::Command;
+use crate::fingerprint::{Change, EntryId, Fingerprint, Input, explain};
 
 /// Entries that are compared, at most.
 const ENTRIES_MAX: usize = 256;
@@ -35,6 +36,16 @@ impl Cache {
                 Some(Nearest { meta: decoded.meta, changes })
             })
             .min_by_key(|nearest| (nearest.changes.len(), std::cmp::Reverse(nearest.meta.created)))
+    }
+}
+
+impl Cache {
+    /// Tells whether there is an entry of this command line, whatever else it
+    /// depends on. Reads entries' metadata: not for the hit path.
+    pub fn has_entry_of(&self, command: &Command) -> bool {
+        let Ok(ids) = self.ids() else { return false };
+        let argv = |id: &EntryId| Some(read_meta(&self.entry_dir(id), id).ok()?.meta.argv);
+        ids.iter().take(ENTRIES_MAX).any(|id| argv(id).is_some_and(|argv| argv == command.argv))
     }
 }
 

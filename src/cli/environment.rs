@@ -105,10 +105,10 @@ mod tests {
 
     #[test]
     fn the_cache_is_absolute() {
-        let cwd = || PathBuf::from("/work");
+        let cwd = || PathBuf::from("/dir");
         let default = || Some(PathBuf::from("/home/u/.cache/warmstart"));
         assert_eq!(choose_cache_dir(Some("/c".as_ref()), cwd, default), Path::new("/c"));
-        assert_eq!(choose_cache_dir(Some("c".as_ref()), cwd, default), Path::new("/work/c"));
+        assert_eq!(choose_cache_dir(Some("c".as_ref()), cwd, default), Path::new("/dir/c"));
         assert_eq!(choose_cache_dir(None, cwd, default), default().unwrap());
     }
 }

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 
 use crate::failure::{Failure, status};
 use crate::image::{self, Set};
+use crate::restore::plan::{Plan, PlanError};
 use crate::snapshot::{self, After, Capture, StdioOrigin};
 use crate::{launcher, restore, ui};
 
@@ -182,14 +184,40 @@ fn restore(dir: &Path) -> Result<u8, Failure> {
 
 fn show(dir: &Path, json: bool) -> Result<u8, Failure> {
     let set = Set::read(dir).map_err(Failure::failed)?;
+    let plan = plan(dir);
     if json {
-        ui::print_json(&image::json(&set)).map_err(Failure::failed)?;
+        let mut value = image::json(&set);
+        let told = match &plan {
+            Some(Ok(plan)) => json!({ "text": plan.to_string().lines().collect::<Vec<_>>() }),
+            Some(Err(error)) => json!({ "error": error.to_string() }),
+            None => serde_json::Value::Null,
+        };
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("plan".into(), told);
+        }
+        ui::print_json(&value).map_err(Failure::failed)?;
         return Ok(status::OK);
     }
     let mut text = Vec::new();
     image::show(&set, &mut text).map_err(Failure::failed)?;
-    ui::print(&String::from_utf8_lossy(&text));
+    let mut text = String::from_utf8_lossy(&text).into_owned();
+    match plan {
+        Some(Ok(plan)) => text.push_str(&format!("\n{plan}")),
+        Some(Err(error)) => text.push_str(&format!("\nno plan: {error}\n")),
+        None => text.push_str("\nno plan: this set was not made by warmstart\n"),
+    }
+    ui::print(&text);
     Ok(status::OK)
+}
+
+/// Reads the plan of a set; sets that others made have none.
+fn plan(dir: &Path) -> Option<Result<Plan, PlanError>> {
+    match Plan::read(dir) {
+        Err(PlanError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            None
+        }
+        plan => Some(plan),
+    }
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {

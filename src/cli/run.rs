@@ -1,5 +1,7 @@
 //! `warmstart [OPTIONS] [--] COMMAND [ARG…]`: from words to a run.
 
+mod quick;
+
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -60,10 +62,14 @@ pub(super) struct Arguments {
 /// a run that `bench` has too.
 #[derive(Debug, Clone, Args)]
 pub(super) struct CaptureArguments {
-    /// When the program counts as ready (repeatable, all must hold): notify,
-    /// port[:N], http:URL, log:REGEX, file:PATH, idle[:MS], delay:MS.
-    /// Default: notify if it comes, else a listening port and quiet
-    #[arg(long = "ready", value_name = "PROBE")]
+    // Not a comment for rustdoc, which would take the brackets for links.
+    #[arg(
+        long = "ready",
+        value_name = "PROBE",
+        help = "When the program counts as ready (repeatable, all must hold): notify, \
+                port[:N], http:URL, log:REGEX, file:PATH, idle[:MS], delay:MS. \
+                Default: notify if it comes, else a listening port and quiet"
+    )]
     pub(super) ready: Vec<Probe>,
 
     /// Run CMD (sh -c) when ready, before the capture (repeatable)
@@ -272,10 +278,19 @@ fn parse(mut args: Vec<OsString>) -> Result<Parsed, clap::Error> {
         Some(b"--") if args.len() > 2 => Ok(Parsed::Plain(args.split_off(2))),
         Some(first) if !first.starts_with(b"-") => Ok(Parsed::Plain(args.split_off(1))),
         _ => {
-            let matches = parser().try_get_matches_from(args)?;
-            Arguments::from_arg_matches(&matches).map(|a| Parsed::Arguments(Box::new(a)))
+            let arguments = match quick::read(&args) {
+                Some(arguments) => arguments,
+                None => by_parser(args)?,
+            };
+            Ok(Parsed::Arguments(Box::new(arguments)))
         }
     }
+}
+
+/// Parses what [`quick`] is not sure of: rare forms, help, mistakes.
+fn by_parser(args: Vec<OsString>) -> Result<Arguments, clap::Error> {
+    let matches = parser().try_get_matches_from(args)?;
+    Arguments::from_arg_matches(&matches)
 }
 
 /// The parser of a run: no subcommands, or `warmstart -v doctor` would be one.

@@ -24,6 +24,11 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// How long a program that has ended waits for its entry to be committed.
 const LAST_COMMIT: Duration = Duration::from_secs(2);
 
+/// A program that ends within this time after it was read, asked by a signal
+/// that we have not seen, may have been ending already. A JVM runs its shutdown
+/// hooks in well under a second as a rule.
+const SUSPICIOUS: Duration = Duration::from_secs(3);
+
 /// How often a stopped program or a running warmup is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -62,6 +67,10 @@ pub trait Parts {
     fn take_notify(&mut self) -> Option<NotifySocket>;
     /// Lets go of what only a capture needs: locks, unfinished files.
     fn release(&mut self);
+    /// Returns the id of the entry, there or to be, once it is known.
+    fn entry(&self) -> Option<String>;
+    /// Takes back the entry that was made.
+    fn retract(&mut self);
 }
 
 enum Stage {
@@ -79,6 +88,8 @@ pub struct Capture<'a> {
     patience: Duration,
     herald: &'a Herald,
     status: Status,
+    /// When the program was frozen.
+    frozen: Option<Instant>,
 }
 
 impl fmt::Debug for Capture<'_> {
@@ -97,7 +108,7 @@ impl<'a> Capture<'a> {
         herald: &'a Herald,
         status: Status,
     ) -> Self {
-        Self { parts, stage: Stage::Waiting, patience, herald, status }
+        Self { parts, stage: Stage::Waiting, patience, herald, status, frozen: None }
     }
 
     /// Does what is due; returns when to come back, if not only by an event.
@@ -157,8 +168,29 @@ impl<'a> Capture<'a> {
         }
     }
 
-    /// The program has ended: an image that is already read is still written.
-    pub fn program_ended(mut self) {
+    /// The program was told to end: it is not what one would want to have
+    /// back. An image that was read before is.
+    pub fn told_to_end(&mut self, signal: i32) {
+        if matches!(self.stage, Stage::Waiting | Stage::Warming | Stage::Freezing { .. }) {
+            let name =
+                nix::sys::signal::Signal::try_from(signal).map_or("a signal", |s| s.as_str());
+            self.refused(&format!("{name} told it to end before it was captured"));
+        }
+    }
+
+    /// The program has ended: an image that is already read is still written,
+    /// unless somebody else than we told it to end (`unseen`), perhaps before
+    /// it was read.
+    pub fn program_ended(mut self, unseen: bool) {
+        self.finish();
+        if unseen && self.frozen.is_some_and(|frozen| frozen.elapsed() < SUSPICIOUS) {
+            self.parts.retract();
+            self.refused("it was ending while it was captured");
+        }
+    }
+
+    /// Waits for an image that is being written.
+    fn finish(&mut self) {
         match &self.stage {
             Stage::Writing { result, .. } => match result.recv_timeout(LAST_COMMIT) {
                 Ok(result) => self.written(result),
@@ -186,10 +218,13 @@ impl<'a> Capture<'a> {
 
     fn freeze(&mut self, deadline: Instant, pause: Duration) {
         match self.parts.freeze() {
-            Ok(job) => match start(job) {
-                Ok(stage) => self.stage = stage,
-                Err(error) => self.refused(&format!("no thread to write the image: {error}")),
-            },
+            Ok(job) => {
+                self.frozen = Some(Instant::now());
+                match start(job) {
+                    Ok(stage) => self.stage = stage,
+                    Err(error) => self.refused(&format!("no thread to write the image: {error}")),
+                }
+            }
             Err(refusal) if refusal.outlook == Outlook::Lasting => {
                 self.parts.note_refusal(&refusal.reason);
                 self.refused(&refusal.reason);
@@ -211,6 +246,7 @@ impl<'a> Capture<'a> {
         match result {
             Ok(()) => {
                 self.status.outcome = Outcome::Captured;
+                self.status.entry = self.parts.entry().or(self.status.entry.take());
                 self.status.engine = Some("native");
                 self.status.reason = None;
                 self.herald.record(&self.status);
@@ -297,6 +333,12 @@ mod tests {
         fn release(&mut self) {
             self.note("release");
         }
+        fn entry(&self) -> Option<String> {
+            None
+        }
+        fn retract(&mut self) {
+            self.note("retract");
+        }
     }
 
     fn ready() -> Vec<Readiness> {
@@ -320,7 +362,7 @@ mod tests {
             assert!(Instant::now() < end);
             std::thread::sleep(Duration::from_millis(1));
         }
-        capture.program_ended();
+        capture.program_ended(false);
         let diary = diary.borrow().clone();
         (diary, std::fs::read_to_string(file).unwrap_or_default())
     }
@@ -381,9 +423,33 @@ mod tests {
         while !matches!(capture.stage, Stage::Writing { .. }) {
             capture.step(false);
         }
-        capture.program_ended();
+        capture.program_ended(false);
         let status = std::fs::read_to_string(dir.path().join("status")).unwrap();
         assert!(status.contains("captured"));
+    }
+
+    /// A server that was stopped while it was captured came back to life only
+    /// to go on ending, in every later run.
+    #[test]
+    fn a_program_that_is_ending_is_not_kept() {
+        let herald = Herald::new(-1, None);
+        let parts = Box::new(script(vec![], vec![job(Ok(()))]));
+        let diary = Rc::clone(&parts.diary);
+        let mut capture = Capture::new(parts, Duration::ZERO, &herald, Status::cold());
+        capture.told_to_end(libc::SIGTERM);
+        assert_eq!(capture.step(false), None);
+        assert_eq!(*diary.borrow(), ["release"]);
+
+        let parts = Box::new(script(vec![], vec![job(Ok(()))]));
+        let diary = Rc::clone(&parts.diary);
+        let mut capture = Capture::new(parts, Duration::ZERO, &herald, Status::cold());
+        while !matches!(capture.stage, Stage::Writing { .. }) {
+            capture.step(false);
+        }
+        // Too late: what was read before is good.
+        capture.told_to_end(libc::SIGTERM);
+        capture.program_ended(true);
+        assert_eq!(*diary.borrow(), ["freeze", "release", "retract", "release"]);
     }
 
     #[test]

@@ -15,7 +15,8 @@ use super::{Options, Policy};
 use crate::cache::{Cache, CacheError, CaptureLock, Entry, NewEntry, Staging};
 use crate::command::Command;
 use crate::fingerprint::{
-    self, DigestMemory, Fingerprint, FingerprintError, Host, Scope, Stream, explain,
+    self, DigestMemory, EntryId, Fingerprint, FingerprintError, Host, Reading, Scope, Stream,
+    explain,
 };
 use crate::restore::{self, CannotRestore, Restored};
 use crate::snapshot::Snapshot;
@@ -23,6 +24,10 @@ use crate::snapshot::Snapshot;
 /// How long a restore may take until its release: it takes milliseconds, and
 /// with a page file on a cold disk, tenths of a second.
 const DEADLINE: Duration = Duration::from_secs(3);
+
+/// How many bytes of files that are not remembered are read before a first
+/// start: some milliseconds' worth.
+const READ_AT_ONCE: u64 = 4 << 20;
 
 /// The file of an image that holds [`Notify`].
 const NOTIFY_FILE: &str = "notify.json";
@@ -42,6 +47,9 @@ pub enum NoLookup {
     /// An input cannot be read.
     #[error("no fingerprint")]
     Fingerprint(#[source] FingerprintError),
+    /// So much has to be read first that the program had better be started.
+    #[error("no entry yet")]
+    Unread(Box<Unread>),
 }
 
 /// What is under a key.
@@ -62,6 +70,48 @@ pub struct Notify {
     pub path: PathBuf,
     /// Whether it had said READY=1.
     pub notified: bool,
+}
+
+/// A command whose key is computed while it runs: a cold start is never made
+/// to wait for the hashing of a JDK.
+#[derive(Debug)]
+pub struct Unread {
+    cache: Cache,
+    command: Command,
+    scope: Scope,
+    host: Host,
+    /// The key by the files' identities, from before the start.
+    sketch: EntryId,
+}
+
+impl Unread {
+    /// Reads all inputs, for seconds perhaps, and takes the right to capture;
+    /// the error says why there is nothing to capture.
+    pub fn read(self) -> Result<Lookup, String> {
+        let failed = |error: FingerprintError| chain(&NoLookup::Fingerprint(error));
+        let mut digests = self.cache.digests();
+        let fingerprint = fingerprint::of(&self.command, &self.scope, &self.host, &mut digests)
+            .map_err(failed)?;
+        let now = sketch(&self.command, &self.scope, &self.host).map_err(failed)?;
+        if now != self.sketch {
+            return Err("its inputs changed while it started".into());
+        }
+        let Self { cache, command, scope, host, .. } = self;
+        let mut lookup = Lookup::new(cache, command, scope, host, digests, fingerprint);
+        lookup.save_digests();
+        if let Found::Entry = lookup.find() {
+            return Err("there is an entry already".into());
+        }
+        lookup.claim()?;
+        Ok(lookup)
+    }
+}
+
+/// Computes a key that changes when a file does, without reading any.
+fn sketch(command: &Command, scope: &Scope, host: &Host) -> Result<EntryId, FingerprintError> {
+    let mut digests = DigestMemory::empty();
+    digests.set_reading(Reading::Nothing);
+    Ok(fingerprint::of(command, scope, host, &mut digests)?.id)
 }
 
 /// The key of a command, and what is held under it.
@@ -112,25 +162,38 @@ pub fn look_up(
     host.blocked_signals = caller.blocked;
     let scope = scope(options);
     let mut digests = cache.digests();
-    let fingerprint =
-        fingerprint::of(command, &scope, &host, &mut digests).map_err(|error| match error {
+    let may_wait = matches!(options.policy, Policy::Auto | Policy::Refresh);
+    if may_wait {
+        digests.set_reading(Reading::UpTo(READ_AT_ONCE));
+    }
+    let mut result = fingerprint::of(command, &scope, &host, &mut digests);
+    if let Err(error) = &result
+        && error.is_unread()
+    {
+        // An entry that a reading would find is worth the reading.
+        let worth = options.policy == Policy::Auto && cache.has_entry_of(command);
+        if !worth {
+            let sketch = sketch(command, &scope, &host).map_err(NoLookup::from)?;
+            let command = command.clone();
+            return Err(NoLookup::Unread(Box::new(Unread { cache, command, scope, host, sketch })));
+        }
+        digests.set_reading(Reading::All);
+        result = fingerprint::of(command, &scope, &host, &mut digests);
+    }
+    let fingerprint = result?;
+    digests.set_reading(Reading::All);
+    Ok(Lookup::new(cache, command.clone(), scope, host, digests, fingerprint))
+}
+
+impl From<FingerprintError> for NoLookup {
+    fn from(error: FingerprintError) -> Self {
+        match error {
             FingerprintError::NotFound(_) | FingerprintError::NotExecutable { .. } => {
-                NoLookup::NoProgram
+                Self::NoProgram
             }
-            error => NoLookup::Fingerprint(error),
-        })?;
-    Ok(Lookup {
-        cache,
-        command: command.clone(),
-        scope,
-        host,
-        digests,
-        fingerprint,
-        entry: None,
-        claim: None,
-        notify: None,
-        point: "ready",
-    })
+            error => Self::Fingerprint(error),
+        }
+    }
 }
 
 /// Returns what the options add to the fingerprint: an image made under other
@@ -160,6 +223,18 @@ fn scope(options: &Options) -> Scope {
 }
 
 impl Lookup {
+    fn new(
+        cache: Cache,
+        command: Command,
+        scope: Scope,
+        host: Host,
+        digests: DigestMemory,
+        fingerprint: Fingerprint,
+    ) -> Self {
+        let (entry, claim, notify, point) = (None, None, None, "ready");
+        Self { cache, command, scope, host, digests, fingerprint, entry, claim, notify, point }
+    }
+
     /// Returns the id of the entry, there or to be.
     pub fn id(&self) -> String {
         self.fingerprint.id.to_string()
@@ -222,6 +297,11 @@ impl Lookup {
         self.save_digests();
     }
 
+    /// Returns the way to remove the entry, there or to be.
+    pub fn retire_later(&self) -> Retire {
+        Retire { cache: self.cache.clone(), id: self.fingerprint.id }
+    }
+
     /// Writes down what files have been hashed; that this fails only costs the
     /// next run the same work.
     pub fn save_digests(&mut self) {
@@ -267,6 +347,21 @@ impl Lookup {
     pub fn note_refusal(&self, reason: &str) {
         // Nobody depends on the note.
         let _ = self.cache.note_refusal(&self.fingerprint.id, &self.command, reason);
+    }
+}
+
+/// The right to remove an entry later.
+#[derive(Debug)]
+pub struct Retire {
+    cache: Cache,
+    id: EntryId,
+}
+
+impl Retire {
+    /// Removes the entry: what it brings back cannot be what one wants.
+    pub fn retire(self) {
+        // One that is in use stays, and is found bad again the next time.
+        let _ = self.cache.remove(&self.id);
     }
 }
 

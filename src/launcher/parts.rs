@@ -1,16 +1,92 @@
 //! What a capture by the native engine is made with.
 
 use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use nix::poll::PollFd;
 
 use super::capture::{Job, Parts, Readiness};
-use super::hit::Lookup;
+use super::hit::{Lookup, Retire, Unread};
 use super::probing::Probing;
 use crate::readiness::{NotifySocket, Source};
 use crate::snapshot::{self, After, FileId, Refusal, StdioOrigin};
 use crate::sys::process;
+
+/// The key of a command that is started cold.
+pub enum Key {
+    /// Computed before the start; holds the right to capture.
+    Known(Box<Lookup>),
+    /// To be computed while the program runs.
+    Unread(Box<Unread>),
+}
+
+/// Where an entry goes, as soon as that is known.
+pub struct Place {
+    state: State,
+    /// The way back, should the entry turn out to be bad.
+    retire: Option<Retire>,
+    id: Option<String>,
+    notify: Option<PathBuf>,
+}
+
+enum State {
+    Known(Box<Lookup>),
+    Reading(JoinHandle<Result<Lookup, String>>),
+    Gone,
+}
+
+impl Place {
+    /// Makes the place, for a program that runs by now; `notify` is the path
+    /// of the socket that it notifies.
+    pub fn new(key: Key, notify: Option<PathBuf>) -> Self {
+        let mut place = Self { state: State::Gone, retire: None, id: None, notify };
+        match key {
+            Key::Known(mut lookup) => {
+                lookup.save_digests();
+                place.known(lookup);
+            }
+            Key::Unread(unread) => {
+                let thread = std::thread::Builder::new().name("warmstart-read".into());
+                let reading = thread.spawn(move || {
+                    // The program's own start comes first.
+                    process::be_nice();
+                    unread.read()
+                });
+                place.state = reading.map_or(State::Gone, State::Reading);
+            }
+        }
+        place
+    }
+
+    fn known(&mut self, mut lookup: Box<Lookup>) {
+        if let Some(notify) = &self.notify {
+            lookup.set_notify(notify);
+        }
+        self.retire = Some(lookup.retire_later());
+        self.id = Some(lookup.id());
+        self.state = State::Known(lookup);
+    }
+
+    /// Returns the lookup, once there is one.
+    fn lookup(&mut self) -> Result<&Lookup, Refusal> {
+        if let State::Reading(reading) = &self.state {
+            if !reading.is_finished() {
+                return Err(Refusal::passing("its files are still being read"));
+            }
+            let State::Reading(reading) = std::mem::replace(&mut self.state, State::Gone) else {
+                return Err(Refusal::lasting("the capture is over"));
+            };
+            let read = reading.join().unwrap_or_else(|_| Err("reading its files failed".into()));
+            self.known(Box::new(read.map_err(Refusal::lasting)?));
+        }
+        match &self.state {
+            State::Known(lookup) => Ok(lookup),
+            _ => Err(Refusal::lasting("the capture is over")),
+        }
+    }
+}
 
 /// The native engine's parts.
 pub struct Native {
@@ -18,8 +94,8 @@ pub struct Native {
     pub pid: i32,
     /// Its probes and warmups.
     pub probing: Probing,
-    /// Where its entry goes; holds the right to capture it.
-    pub lookup: Option<Lookup>,
+    /// Where its entry goes.
+    pub place: Place,
     /// The caller's descriptors above 2 that it was started with.
     pub passed: Vec<(RawFd, FileId)>,
     /// Those that a restore passes on.
@@ -50,9 +126,7 @@ impl Parts for Native {
     }
 
     fn freeze(&mut self) -> Result<Job, Refusal> {
-        let Some(lookup) = &self.lookup else {
-            return Err(Refusal::lasting("the capture is over"));
-        };
+        let lookup = self.place.lookup()?;
         let draft = lookup.draft().map_err(Refusal::lasting)?;
         let captured_at = SystemTime::now();
         let frozen = snapshot::freeze(&snapshot::Capture {
@@ -78,7 +152,7 @@ impl Parts for Native {
     }
 
     fn note_refusal(&mut self, reason: &str) {
-        if let Some(lookup) = &self.lookup {
+        if let Ok(lookup) = self.place.lookup() {
             lookup.note_refusal(reason);
         }
     }
@@ -87,8 +161,18 @@ impl Parts for Native {
         self.probing.take_notify()
     }
 
+    fn retract(&mut self) {
+        if let Some(retire) = self.place.retire.take() {
+            retire.retire();
+        }
+    }
+
+    fn entry(&self) -> Option<String> {
+        self.place.id.clone()
+    }
+
     fn release(&mut self) {
         self.probing.stop();
-        self.lookup = None;
+        self.place.state = State::Gone;
     }
 }

@@ -59,6 +59,30 @@ pub enum Ending {
     Unknown,
 }
 
+/// Signals that ask a program to end.
+pub const ENDS: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+
+impl Ending {
+    /// Tells whether this is how a program ends that one of [`ENDS`] asked to:
+    /// killed by it, or with the status that shells and the JVM give then.
+    pub fn was_asked_for(self) -> bool {
+        match self {
+            Self::Killed(signal) => ENDS.contains(&signal),
+            Self::Exited(status) => ENDS.contains(&(status - 128)),
+            Self::Unknown => false,
+        }
+    }
+}
+
+/// What became of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Course {
+    /// How it ended.
+    pub ending: Ending,
+    /// Whether we have seen a signal that asked it to.
+    pub told_to_end: bool,
+}
+
 /// What is to be done about a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Deed {
@@ -121,6 +145,8 @@ pub struct Relay {
     /// Whether we have been stopped with it: the SIGCONT that ended that went
     /// to the group.
     rejoined: bool,
+    /// The first signal that asked the program to end.
+    told_to_end: Option<i32>,
     ending: Option<Ending>,
 }
 
@@ -129,11 +155,20 @@ impl Relay {
     /// before the program started.
     pub fn new(program: i32, tap: Tap, notify: Option<NotifySocket>) -> std::io::Result<Self> {
         let signals = SignalFd::new(&handled())?;
-        Ok(Self { program, signals, tap, notify, stopped: false, rejoined: false, ending: None })
+        Ok(Self {
+            program,
+            signals,
+            tap,
+            notify,
+            stopped: false,
+            rejoined: false,
+            told_to_end: None,
+            ending: None,
+        })
     }
 
     /// Relays until the program ends; does the steps of a capture meanwhile.
-    pub fn run(mut self, mut capture: Option<Capture<'_>>) -> Ending {
+    pub fn run(mut self, mut capture: Option<Capture<'_>>) -> Course {
         self.wait();
         let ending = loop {
             if let Some(ending) = self.ending {
@@ -141,6 +176,9 @@ impl Relay {
             }
             let mut pause = None;
             if let Some(capture) = &mut capture {
+                if let Some(signal) = self.told_to_end {
+                    capture.told_to_end(signal);
+                }
                 pause = capture.step(self.stopped);
                 self.notify = capture.take_notify().or(self.notify.take());
             }
@@ -157,10 +195,11 @@ impl Relay {
             }
         };
         self.drain();
+        let told_to_end = self.told_to_end.is_some();
         if let Some(capture) = capture {
-            capture.program_ended();
+            capture.program_ended(ending.was_asked_for() && !told_to_end);
         }
-        ending
+        Course { ending, told_to_end }
     }
 
     /// Waits until something may have happened.
@@ -181,6 +220,9 @@ impl Relay {
     fn take_signals(&mut self) {
         while let Some(received) = self.signals.next() {
             let own = std::process::id() as i32;
+            if ENDS.contains(&received.signal) && received.sender != self.program {
+                self.told_to_end.get_or_insert(received.signal);
+            }
             match deed(&received, self.program, own, process::leads_session()) {
                 Deed::Nothing => {}
                 Deed::Wait => self.wait(),
@@ -262,10 +304,9 @@ impl Relay {
     /// the program ends the wait for a slow reader.
     fn drain(&mut self) {
         let tap = std::mem::take(&mut self.tap);
-        let ends = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
         tap.drain(self.signals.as_fd(), &mut || {
             let mut received = std::iter::from_fn(|| self.signals.next());
-            !received.any(|received| ends.contains(&received.signal))
+            !received.any(|received| ENDS.contains(&received.signal))
         });
     }
 }

@@ -1,12 +1,12 @@
 //! The course of one run.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::capture::Capture;
 use super::hit::{Found, Lookup, NoLookup};
 use super::outcome::{Herald, Outcome, Status, ms};
-use super::parts::Native;
+use super::parts::{Key, Native, Place};
 use super::probing::{self, Probing};
 use super::relay::{self, Ending, Relay};
 use super::stdio::{self, Tap};
@@ -34,6 +34,10 @@ const IGNORABLE: [i32; 12] = [
     libc::SIGXFSZ,
     libc::SIGWINCH,
 ];
+
+/// A restored program that ends within this time as if it had been told to,
+/// though nobody did, was ending when it was captured.
+const SHORT_LIFE: Duration = Duration::from_secs(3);
 
 /// One run of a command.
 pub struct Run {
@@ -103,6 +107,12 @@ impl Run {
                     (Policy::RequireWarm, NoLookup::NoCache) => self.require_warm(),
                     _ => self.start(Start::Plain),
                 }
+            }
+            Err(NoLookup::Unread(unread)) => {
+                self.status.reason = Some("no entry yet".into());
+                self.status.timings_ms.lookup = ms(sys::start::age());
+                self.herald.detail("started cold: no entry yet; its files are read meanwhile");
+                self.start_captured(Key::Unread(unread))
             }
             Err(reason) => self.refuse(probing::chain(&reason), Start::Plain),
         }
@@ -183,11 +193,23 @@ impl Run {
         let notify = lookup
             .notify()
             .and_then(|notify| probing::renotify(&notify.path, notify.notified, &self.command));
+        let retire = lookup.retire_later();
         lookup.finish_hit();
         stdio::let_go(self.herald.is_quiet());
         stdio::let_go_of(&self.passed);
         match Relay::new(restored.pid, Tap::default(), notify) {
-            Ok(relay) => end_like(relay.run(None)),
+            Ok(relay) => {
+                let course = relay.run(None);
+                if course.ending.was_asked_for()
+                    && !course.told_to_end
+                    && began.elapsed() < SHORT_LIFE
+                {
+                    // Captured while it was ending: it would end so every time.
+                    self.herald.detail("ended at once, so its entry is removed");
+                    retire.retire();
+                }
+                end_like(course.ending)
+            }
             Err(error) => {
                 self.herald.fail(&format!("signalfd: {error}"));
                 OWN_FAILURE
@@ -225,7 +247,7 @@ impl Run {
         match start {
             Start::Captured(mut lookup) if self.options.policy != Policy::NoCapture => {
                 match lookup.claim() {
-                    Ok(()) => self.start_captured(*lookup),
+                    Ok(()) => self.start_captured(Key::Known(lookup)),
                     Err(reason) => self.not_captured(reason),
                 }
             }
@@ -245,7 +267,7 @@ impl Run {
         self.cannot_execute(&error)
     }
 
-    fn start_captured(mut self, mut lookup: Lookup) -> u8 {
+    fn start_captured(mut self, key: Key) -> u8 {
         let mut command = self.command.clone();
         let ready = &self.options.ready;
         let notify = match probing::notify_socket(ready, &mut command, &self.options.cache_dir) {
@@ -279,16 +301,12 @@ impl Run {
         let quiet = self.herald.is_quiet() && self.options.warmup.is_empty();
         stdio::let_go(quiet);
         stdio::let_go_of(&self.passed);
-        lookup.save_digests();
-
-        if let Some(notify) = &notify {
-            lookup.set_notify(notify.path());
-        }
+        let notify_path = notify.as_ref().map(|notify| notify.path().to_owned());
         let target = Target { pid, started, cwd: self.command.cwd.clone() };
         let parts = Native {
             pid,
             probing: Probing::new(ready, &self.options.warmup, &self.command, target, notify),
-            lookup: Some(lookup),
+            place: Place::new(key, notify_path),
             passed,
             keep: self.options.keep.clone(),
             stdio: origins,
@@ -296,7 +314,7 @@ impl Run {
         let patience = self.options.capture_timeout;
         let capture = Capture::new(Box::new(parts), patience, &self.herald, self.status.clone());
         match Relay::new(pid, tap, None) {
-            Ok(relay) => end_like(relay.run(Some(capture))),
+            Ok(relay) => end_like(relay.run(Some(capture)).ending),
             Err(error) => {
                 self.herald.fail(&format!("signalfd: {error}"));
                 OWN_FAILURE

@@ -18,12 +18,12 @@ use nix::unistd::Pid;
 
 use super::host::{self, Host};
 use super::plan::{PLAN_FILE, Plan};
-use super::program::{self, Layout, Program, Step, Surroundings};
+use super::program::{self, Layout, Step, Steps, Surroundings};
 use super::{CannotRestore, Request, Restored};
 use crate::image::PAGES_FILE;
+use crate::pids::{self, ChildCode, StartError, Strategy};
 use crate::privilege;
 use crate::sys::arch;
-use crate::sys::clone3::{CLONE_CLEAR_SIGHAND, CloneArgs};
 use crate::sys::limits;
 use crate::sys::memory::{FixedMapping, LEN_PAGE, Sharing};
 
@@ -42,12 +42,43 @@ fn unusable(what: impl Into<String>) -> CannotRestore {
     CannotRestore::Unusable(what.into())
 }
 
+/// How long a pid may stay taken by nobody ([`is_leaving`]), and how often it
+/// is tried again.
+const PATIENCE_WITH_LEAVING: Duration = Duration::from_millis(200);
+const PAUSE_WITH_LEAVING: Duration = Duration::from_micros(500);
+
 /// Restores with the native engine.
 ///
 /// Must be called from the main thread: the program's parent-death signal
 /// hangs on it.
 pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
     let started = Instant::now();
+    // Cheaper to know now than from clone3.
+    Strategy::SetTid.check().map_err(|_| CannotRestore::NotPermitted)?;
+    loop {
+        match attempt(request, started) {
+            Err(CannotRestore::PidTaken(pid))
+                if started.elapsed() < PATIENCE_WITH_LEAVING && is_leaving(pid) =>
+            {
+                std::thread::sleep(PAUSE_WITH_LEAVING);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Whether a taken pid has no task any more.
+///
+/// Since Linux 6.15 a thread that ends gives its pid back only after its
+/// process's parent may have been told of the end (`release_task` calls
+/// `free_pids` outside of `tasklist_lock`). Who ends a restored program and
+/// starts it again at once, on a busy machine, meets the pids of the threads
+/// that were there before.
+fn is_leaving(pid: i32) -> bool {
+    kill(Pid::from_raw(pid), None) == Err(nix::errno::Errno::ESRCH)
+}
+
+fn attempt(request: &Request<'_>, started: Instant) -> Result<Restored, CannotRestore> {
     let plan =
         Plan::read(request.dir).map_err(|error| match std::error::Error::source(&error) {
             Some(source) => unusable(format!("{error}: {source}")),
@@ -193,7 +224,7 @@ struct Stage {
     _program: FixedMapping,
     report: FixedMapping,
     layout: Layout,
-    program: Program,
+    steps: Steps,
 }
 
 impl Stage {
@@ -201,68 +232,52 @@ impl Stage {
     fn set_up(plan: &Plan, around: &Surroundings<'_>) -> Result<Self, CannotRestore> {
         let mut last = None;
         for place in &plan.file().places {
-            let (program, layout) = program::lower(plan, around, *place);
+            let layout = program::layout(plan, around, *place);
             if layout.parking + 64 * LEN_PAGE - place > plan.file().len_place {
                 return Err(unusable("the plan leaves too little place for the restore"));
             }
-            match Self::map(program, layout) {
+            match Self::map(plan, around, layout) {
                 Ok(stage) => return Ok(stage),
                 Err(error) => last = Some(error),
             }
         }
-        Err(unusable(format!(
-            "no place for the restore: {}",
-            last.unwrap_or_else(|| io::ErrorKind::Other.into())
-        )))
+        let last = last.map_or_else(String::new, |error| format!(": {error}"));
+        Err(unusable(format!("no place for the restore{last}")))
     }
 
-    fn map(program: Program, layout: Layout) -> io::Result<Self> {
+    fn map(plan: &Plan, around: &Surroundings<'_>, layout: Layout) -> io::Result<Self> {
         let len_stay = (layout.program - layout.code) as usize;
         let mut stay = FixedMapping::new(layout.code, len_stay, Sharing::Private)?;
         let code = arch::interpreter_code();
         stay.bytes_mut()[..code.len()].copy_from_slice(code);
         stay.protect_code(LEN_PAGE as usize)?;
         let len = layout.len_program as usize;
-        let mut place = FixedMapping::new(layout.program, len, Sharing::Private)?;
-        place.bytes_mut()[..program.bytes.len()].copy_from_slice(&program.bytes);
+        let mut program = FixedMapping::new(layout.program, len, Sharing::Private)?;
+        let steps = program::lower(plan, around, layout, program.bytes_mut());
         let report = FixedMapping::new(layout.report, LEN_PAGE as usize, Sharing::Shared)?;
-        Ok(Self { _stay: stay, _program: place, report, layout, program })
+        Ok(Self { _stay: stay, _program: program, report, layout, steps })
     }
 
     /// Makes the process with the leader's pid; it starts at once.
     fn start(&self, plan: &Plan) -> Result<i32, CannotRestore> {
         let pid = plan.pid();
-        let set_tid = [pid];
-        let args = CloneArgs {
-            flags: CLONE_CLEAR_SIGHAND,
-            exit_signal: libc::SIGCHLD as u64,
-            set_tid: set_tid.as_ptr() as u64,
-            set_tid_size: 1,
-            ..Default::default()
-        }
-        .to_bytes();
+        let code = ChildCode {
+            interpreter: self.layout.code,
+            entry: self.layout.entry,
+            report: self.layout.report,
+        };
         // A signal in the child before its masks are there would end it.
         let blocked = Blocked::all();
-        let result = privilege::raised(|| {
-            crate::sys::clone3::run_program(
-                &args,
-                self.layout.code,
-                self.layout.program,
-                self.layout.report,
-            )
-        });
+        let result = pids::set_tid::start(pid, code);
         drop(blocked);
         match result {
-            Ok(child) if child == pid => Ok(pid),
-            Ok(child) => {
-                end(child);
-                Err(unusable(format!("the kernel gave pid {child} instead of {pid}")))
+            Ok(()) => Ok(pid),
+            Err(StartError::Taken(pid)) => Err(CannotRestore::PidTaken(pid)),
+            Err(StartError::Unavailable(_)) => Err(CannotRestore::NotPermitted),
+            Err(StartError::Refused { pid, source }) => {
+                let step = format!("clone3 for pid {pid}");
+                Err(CannotRestore::Step { step, errno: source.to_string() })
             }
-            Err(error) => Err(match error.raw_os_error() {
-                Some(libc::EEXIST) => CannotRestore::PidTaken(pid),
-                Some(libc::EPERM) => CannotRestore::NotPermitted,
-                _ => CannotRestore::Step { step: "clone3".into(), errno: error.to_string() },
-            }),
         }
     }
 
@@ -319,7 +334,7 @@ impl Stage {
             u64::from_ne_bytes(word)
         };
         let (result, at) = (word(REPORT_RESULT) as i64, word(REPORT_AT));
-        let Some(step) = self.program.step_at(&self.layout, at) else {
+        let Some(step) = self.steps.at(&self.layout, at) else {
             return CannotRestore::Step {
                 step: "the restore".into(),
                 errno: "the new process died".into(),
@@ -352,7 +367,8 @@ fn describe(plan: &Plan, operation: Option<&super::plan::Operation>) -> String {
     operation.map_or_else(String::new, |operation| plan.describe(operation))
 }
 
-/// Ends a child that never was released, and reaps it: its pids are free then.
+/// Ends a child that never was released, and reaps it: its pids are free then,
+/// or about to be ([`is_leaving`]).
 fn end(pid: i32) {
     let pid = Pid::from_raw(pid);
     // It may have ended by itself.

@@ -12,8 +12,8 @@ use super::plan::{
     Arg, Check, GivenDescriptor, KernelArea, KernelAreaKind, MemoryMap, Operation, Plan, PlanError,
     PlanFile,
 };
-use crate::image::proto::{FdTypes, FileEntry};
-use crate::image::{Set, Task, vma_status};
+use crate::image::proto::{FdTypes, FileEntry, PipeDataEntry};
+use crate::image::{Queued, Set, Task, vma_status};
 use crate::sys::arch::TASK_SIZE;
 use crate::sys::memory::LEN_PAGE;
 
@@ -126,8 +126,6 @@ pub struct Facts {
     pub page_mode: PageMode,
     /// Guard pages: (address, length in bytes).
     pub guards: Vec<(u64, u64)>,
-    /// Areas that come back empty, by address.
-    pub wiped: Vec<u64>,
     /// Whether the program has set no_new_privs on itself.
     pub no_new_privs: bool,
     /// The limits that the caller gave: (soft, hard), by number.
@@ -181,6 +179,8 @@ impl Data {
 struct Planner<'a> {
     files: BTreeMap<u32, &'a FileEntry>,
     written: BTreeMap<u32, &'a Policy>,
+    /// Capacity and content of pipes.
+    pipes: BTreeMap<u32, &'a Queued<PipeDataEntry>>,
     facts: &'a Facts,
     data: Data,
     operations: Vec<Operation>,
@@ -217,6 +217,7 @@ pub fn compile(set: &Set, facts: &Facts) -> Result<Plan, PlannerError> {
     let mut planner = Planner {
         files: set.files.iter().map(|file| (file.id, file)).collect(),
         written: facts.written.iter().map(|written| (written.id, &written.policy)).collect(),
+        pipes: set.pipe_data.iter().map(|queued| (queued.entry.pipe_id, queued)).collect(),
         facts,
         data: Data::default(),
         operations: Vec::new(),
@@ -314,7 +315,8 @@ fn places(task: &Task, len: u64) -> Result<Vec<u64>, PlannerError> {
     const MAX_PLACES: usize = 8;
     let mut holes: Vec<(u64, u64)> = Vec::new();
     let mut end = 1 << 32;
-    for vma in &task.mm.vmas {
+    // CRIU lists the page of `vsyscall`, which is the kernel's half.
+    for vma in task.mm.vmas.iter().filter(|vma| vma.end <= TASK_SIZE) {
         if vma.start > end {
             holes.push((vma.start - end, end));
         }

@@ -24,10 +24,12 @@ pub struct Layout {
     pub state: u64,
     /// The length of the state in bytes.
     pub len_state: u64,
-    /// Instructions, then data: gone when the program runs.
+    /// Data, then instructions: gone when the program runs.
     pub program: u64,
     /// The length of both in bytes.
     pub len_program: u64,
+    /// The first instruction.
+    pub entry: u64,
     /// The page that the launcher sees as well; gone with the program.
     pub report: u64,
     /// A free range for the kernel's areas on their way.
@@ -100,102 +102,119 @@ pub enum Step {
     Thread(u32, u32),
 }
 
-/// A program that is ready to run.
-#[derive(Debug)]
-pub struct Program {
-    /// The instructions and the data, as they lie from [`Layout::program`] on.
-    pub bytes: Vec<u8>,
-    steps: Vec<Step>,
-}
-
-impl Program {
-    /// Returns the step of the instruction at this address.
-    pub fn step_at(&self, layout: &Layout, addr: u64) -> Option<Step> {
-        let index = addr.checked_sub(layout.program)? / 64;
-        self.steps.get(usize::try_from(index).ok()?).copied()
+impl Step {
+    /// Returns the step `count` instructions further on.
+    fn later(self, count: u32) -> Self {
+        match self {
+            Self::Plan(index) => Self::Plan(index + count),
+            Self::Thread(thread, index) => Self::Thread(thread, index + count),
+            other => other,
+        }
     }
 }
 
-/// Returns how many bytes of state a plan needs, a multiple of a page.
-pub fn len_state(plan: &Plan) -> u64 {
-    let frames = plan.file().threads.iter().filter(|thread| thread.frame_addr == 0);
-    let len: u64 = frames.map(|thread| thread.frame_len.next_multiple_of(64)).sum();
-    (FRAMES + len).next_multiple_of(LEN_PAGE)
+/// Which instructions belong to which steps.
+#[derive(Debug, Default)]
+pub struct Steps {
+    /// The index of the first instruction of each stretch.
+    marks: Vec<(u32, Step)>,
 }
 
-/// Instructions in the making. Data lies behind the instructions, whose
-/// number is known only at the end: addresses of data are patched then.
+impl Steps {
+    fn mark(&mut self, index: u32, step: Step) {
+        let expected = self.marks.last().map(|(first, last)| last.later(index - first));
+        if expected != Some(step) {
+            self.marks.push((index, step));
+        }
+    }
+
+    /// Returns the step of the instruction at this address.
+    pub fn at(&self, layout: &Layout, addr: u64) -> Option<Step> {
+        let index = u32::try_from(addr.checked_sub(layout.entry)? / 64).ok()?;
+        let mark = self.marks.partition_point(|(first, _)| *first <= index).checked_sub(1)?;
+        let (first, step) = self.marks[mark];
+        Some(step.later(index - first))
+    }
+}
+
+/// Fixes where everything lies. How many instructions there are depends on the
+/// plan and the surroundings only, so bounds are enough.
+pub fn layout(plan: &Plan, around: &Surroundings<'_>, place: u64) -> Layout {
+    let file = plan.file();
+    let threads = &file.threads;
+    let frames = threads.iter().filter(|thread| thread.frame_addr == 0);
+    let frames: u64 = frames.map(|thread| thread.frame_len.next_multiple_of(64)).sum();
+    let len_state = (FRAMES + frames).next_multiple_of(LEN_PAGE);
+    let own: usize = threads.iter().map(|thread| thread.operations.len() + 14).sum();
+    let fixed = 64 + 4 * (around.callers.len() + file.given.len() + around.kernel_areas.len());
+    let instructions = (file.operations.len() + own + fixed) as u64 * 64;
+    let own_data = threads.len() as u64 * 160 + 1024;
+    let program = place + LEN_PAGE + len_state;
+    let entry = (program + file.data.len() as u64 + own_data).next_multiple_of(64);
+    let len_program = (entry + instructions - program).next_multiple_of(LEN_PAGE);
+    let report = program + len_program;
+    Layout {
+        code: place,
+        state: place + LEN_PAGE,
+        len_state,
+        program,
+        len_program,
+        entry,
+        report,
+        parking: report + 16 * LEN_PAGE,
+    }
+}
+
+/// Instructions in the making, in the memory where they will run.
 struct Builder<'a> {
     plan: &'a Plan,
     around: &'a Surroundings<'a>,
     layout: Layout,
-    instructions: Vec<Instruction>,
-    steps: Vec<Step>,
-    /// Which arguments of which instruction are offsets into the data.
-    data_arguments: Vec<(u32, u8)>,
-    /// Words in the data that hold offsets into the data.
-    data_pointers: Vec<usize>,
-    /// The instructions that make the other threads, in their order.
-    spawns: Vec<usize>,
+    memory: &'a mut [u8],
+    /// How far data and instructions have grown.
+    len_data: usize,
+    count: u32,
+    steps: Steps,
+    /// The instructions that make threads, whose programs come last.
+    spawns: Vec<u32>,
+    /// The structures of `capset`, which all threads use: header, sets.
+    capabilities: [u64; 2],
     /// Where the next frame without a stack lies.
     next_frame: u64,
-    data: Vec<u8>,
 }
 
-/// Lowers a plan for a layout whose `len_program`, `report` and `parking` are
-/// not known yet; returns the program and the complete layout.
-pub fn lower(plan: &Plan, around: &Surroundings<'_>, place: u64) -> (Program, Layout) {
-    let len_state = len_state(plan);
-    let layout = Layout {
-        code: place,
-        state: place + LEN_PAGE,
-        len_state,
-        program: place + LEN_PAGE + len_state,
-        len_program: 0,
-        report: 0,
-        parking: 0,
-    };
-    let count = plan.file().operations.len() + plan.file().threads.len() * 16 + 64;
+/// Lowers a plan into `memory`, which is or will be mapped at
+/// [`Layout::program`].
+pub fn lower(plan: &Plan, around: &Surroundings<'_>, layout: Layout, memory: &mut [u8]) -> Steps {
+    assert!(memory.len() as u64 >= layout.len_program, "the memory is as long as laid out");
+    let data = &plan.file().data;
+    memory[..data.len()].copy_from_slice(data);
+    let len_data = data.len();
     let mut builder = Builder {
         plan,
         around,
         layout,
-        instructions: Vec::with_capacity(count),
-        steps: Vec::with_capacity(count),
-        data_arguments: Vec::with_capacity(count),
-        data_pointers: Vec::new(),
-        spawns: Vec::with_capacity(plan.file().threads.len()),
+        memory,
+        len_data,
+        count: 0,
+        steps: Steps::default(),
+        spawns: Vec::new(),
+        capabilities: [0; 2],
         next_frame: layout.state + FRAMES,
-        data: plan.file().data.clone(),
     };
-    builder.measure();
     builder.privileged();
     builder.image();
     builder.release();
     builder.other_threads();
-    builder.finish()
+    builder.steps
 }
 
 impl Builder<'_> {
-    /// Fixes the layout: the number of instructions depends on the plan and
-    /// the surroundings only, so a bound is enough.
-    fn measure(&mut self) {
-        let file = self.plan.file();
-        let threads = &file.threads;
-        let own: usize = threads.iter().map(|thread| thread.operations.len() + 14).sum();
-        let around = self.around;
-        let fixed = 64 + 4 * (around.callers.len() + file.given.len() + around.kernel_areas.len());
-        let instructions = (file.operations.len() + own + fixed) * 64;
-        let data = file.data.len() + threads.len() * 160 + 4096;
-        let len = (instructions + data) as u64;
-        self.layout.len_program = len.next_multiple_of(LEN_PAGE);
-        self.layout.report = self.layout.program + self.layout.len_program;
-        self.layout.parking = self.layout.report + 16 * LEN_PAGE;
-    }
-
     fn push(&mut self, step: Step, instruction: Instruction) {
-        self.instructions.push(instruction);
-        self.steps.push(step);
+        let at = (self.layout.entry - self.layout.program) as usize + self.count as usize * 64;
+        self.memory[at..at + 64].copy_from_slice(&instruction.to_bytes());
+        self.steps.mark(self.count, step);
+        self.count += 1;
     }
 
     fn ok(&mut self, what: &'static str, nr: i64, args: [u64; 6]) {
@@ -206,17 +225,12 @@ impl Builder<'_> {
         self.push(Step::Own(what), Instruction::call(nr, args));
     }
 
-    /// Says that an argument of the last instruction is an offset into the
-    /// data.
-    fn is_data(&mut self, argument: u8) {
-        self.data_arguments.push((self.instructions.len() as u32 - 1, argument));
-    }
-
+    /// Adds bytes behind the plan's data and returns their address.
     fn put(&mut self, bytes: &[u8]) -> u64 {
-        self.data.resize(self.data.len().next_multiple_of(8), 0);
-        let offset = self.data.len() as u64;
-        self.data.extend_from_slice(bytes);
-        offset
+        let at = self.len_data.next_multiple_of(8);
+        self.memory[at..at + bytes.len()].copy_from_slice(bytes);
+        self.len_data = at + bytes.len();
+        self.layout.program + at as u64
     }
 
     fn futex(&self, offset: u64) -> u64 {
@@ -224,11 +238,8 @@ impl Builder<'_> {
     }
 
     fn wake(&mut self, futex: u64) {
-        self.any(
-            "waking the threads",
-            libc::SYS_futex,
-            [futex, FUTEX_WAKE_PRIVATE, i32::MAX as u64, 0, 0, 0],
-        );
+        let args = [futex, FUTEX_WAKE_PRIVATE, i32::MAX as u64, 0, 0, 0];
+        self.any("waking the threads", libc::SYS_futex, args);
     }
 
     /// What may need the capability: nothing here comes from a file.
@@ -250,8 +261,8 @@ impl Builder<'_> {
         let map = self.neutral_map();
         let args = [PR_SET_MM, PR_SET_MM_MAP, map, LEN_MM_MAP as u64, 0, 0];
         self.ok("setting the program's file", libc::SYS_prctl, args);
-        self.is_data(2);
         self.spawn();
+        self.prepare_capabilities();
         self.drop_capabilities();
         let others = self.plan.file().threads.len() as u64 - 1;
         let parked = self.futex(PARKED);
@@ -309,45 +320,41 @@ impl Builder<'_> {
     fn spawn(&mut self) {
         for index in 1..self.plan.file().threads.len() {
             let tid = self.plan.file().threads[index].tid;
-            let tid_at = self.put(&i64::from(tid).to_le_bytes());
+            let set_tid = self.put(&i64::from(tid).to_le_bytes());
             let args = CloneArgs {
                 flags: THREAD_FLAGS as u64,
-                set_tid: tid_at,
+                set_tid,
                 set_tid_size: 1,
                 ..Default::default()
             };
             let at = self.put(&args.to_bytes());
-            self.data_pointers.push(at as usize + 64);
-            self.spawns.push(self.instructions.len());
+            self.spawns.push(self.count);
             self.push(Step::Spawn(tid), Instruction::spawn(at, 88, 0, tid));
-            self.is_data(0);
         }
     }
 
-    /// Sets this thread's capabilities and checks that they are set.
-    fn drop_capabilities(&mut self) {
+    /// Lays out the structures of `capset`, the same for all threads.
+    fn prepare_capabilities(&mut self) {
         let sets = self.around.capabilities;
         let mut header = CAPABILITY_VERSION.to_le_bytes().to_vec();
         header.extend(0u32.to_le_bytes());
-        let header = self.put(&header);
-        let mut wanted = Vec::new();
+        let mut wanted = Vec::with_capacity(LEN_CAPABILITIES as usize);
         for half in [0, 32] {
             for set in [sets.effective, sets.permitted, sets.inheritable] {
                 wanted.extend(((set >> half) as u32).to_le_bytes());
             }
         }
-        let wanted = self.put(&wanted);
+        self.capabilities = [self.put(&header), self.put(&wanted)];
+    }
+
+    /// Sets this thread's capabilities and checks that they are set.
+    fn drop_capabilities(&mut self) {
+        let [header, wanted] = self.capabilities;
         let found = self.put(&[0xff; LEN_CAPABILITIES as usize]);
         self.ok("dropping capabilities", libc::SYS_capset, [header, wanted, 0, 0, 0, 0]);
-        self.is_data(0);
-        self.is_data(1);
         self.ok("reading capabilities", libc::SYS_capget, [header, found, 0, 0, 0, 0]);
-        self.is_data(0);
-        self.is_data(1);
         let compare = Instruction::new(Op::Compare, [found, wanted, LEN_CAPABILITIES]);
         self.push(Step::Own("capabilities are left"), compare);
-        self.is_data(0);
-        self.is_data(1);
     }
 
     /// What the plan says, without any capability that the program must not
@@ -360,13 +367,11 @@ impl Builder<'_> {
             let action = self.put(&[0; 32]);
             let args = [libc::SIGPIPE as u64, action, 0, 8, 0, 0];
             self.ok("SIGPIPE", libc::SYS_rt_sigaction, args);
-            self.is_data(1);
         }
         self.move_kernel_areas();
         let map = self.memory_map();
         let args = [PR_SET_MM, PR_SET_MM_MAP, map, LEN_MM_MAP as u64, 0, 0];
         self.ok("setting the memory map", libc::SYS_prctl, args);
-        self.is_data(2);
         let plan = self.plan;
         for (index, operation) in plan.file().operations.iter().enumerate() {
             self.operation(Step::Plan(index as u32), operation);
@@ -393,7 +398,6 @@ impl Builder<'_> {
             let limit = self.put(&limit);
             let args = [0, u64::from(libc::RLIMIT_NOFILE), limit, 0, 0, 0];
             self.ok("limit of descriptors", libc::SYS_prlimit64, args);
-            self.is_data(2);
         }
     }
 
@@ -439,21 +443,20 @@ impl Builder<'_> {
             map.arg_end,
             map.env_start,
             map.env_end,
-            map.auxv_offset,
+            self.layout.program + map.auxv_offset,
         ];
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         bytes.extend((map.auxv_len as u32).to_le_bytes());
         bytes.extend(u32::MAX.to_le_bytes());
-        let at = self.put(&bytes);
-        self.data_pointers.push(at as usize + 88);
-        at
+        self.put(&bytes)
     }
 
     fn operation(&mut self, step: Step, operation: &Operation) {
         let mut args = [0; 6];
         for (index, place) in args.iter_mut().enumerate() {
             *place = match operation.arg(index) {
-                Arg::Value(value) | Arg::Data(value) => value,
+                Arg::Value(value) => value,
+                Arg::Data(offset) => self.layout.program + offset,
                 Arg::Pages => self.around.pages as u64,
                 Arg::Caller(number) => self.caller(number),
             };
@@ -465,11 +468,6 @@ impl Builder<'_> {
             Check::Equals(value) => Instruction::call_expect(nr, args, value),
         };
         self.push(step, instruction);
-        for index in 0..6 {
-            if matches!(operation.arg(usize::from(index)), Arg::Data(_)) {
-                self.is_data(index);
-            }
-        }
     }
 
     fn caller(&self, number: u64) -> u64 {
@@ -487,9 +485,9 @@ impl Builder<'_> {
         }
         let frame = self.frame_addr(thread);
         let step = Step::Own("placing a frame");
-        let copy = Instruction::new(Op::Copy, [frame, thread.frame_offset, thread.frame_len]);
+        let from = self.layout.program + thread.frame_offset;
+        let copy = Instruction::new(Op::Copy, [frame, from, thread.frame_len]);
         self.push(step, copy);
-        self.is_data(1);
         frame
     }
 
@@ -504,7 +502,7 @@ impl Builder<'_> {
         self.next_frame += thread.frame_len.next_multiple_of(64);
         // Built for address 0, the pointer holds the offset in the frame.
         let at = thread.frame_offset as usize + OFFSET_FPSTATE;
-        if let Some(place) = self.data.get_mut(at..at + 8) {
+        if let Some(place) = self.memory.get_mut(at..at + 8) {
             place.copy_from_slice(&(addr + 304u64.next_multiple_of(64)).to_le_bytes());
         }
         addr
@@ -524,7 +522,6 @@ impl Builder<'_> {
         let signal = self.around.signal as u64;
         let byte = self.put(&[1]);
         self.any("reporting", libc::SYS_write, [signal, byte, 1, 0, 0, 0]);
-        self.is_data(1);
         self.any("closing", libc::SYS_close, [signal, 0, 0, 0, 0, 0]);
         self.push(own, Instruction::new(Op::Add, [release, 1, 0]));
         self.wake(release);
@@ -537,8 +534,7 @@ impl Builder<'_> {
             (self.futex(PARKED), self.futex(GO), self.futex(DONE), self.futex(RELEASE));
         let own = Step::Own("parking");
         for index in 1..self.plan.file().threads.len() {
-            let start = self.layout.program + self.instructions.len() as u64 * 64;
-            self.instructions[self.spawns[index - 1]].args[2] = start;
+            self.begin_thread(index);
             self.drop_capabilities();
             self.push(own, Instruction::new(Op::Add, [parked, 1, 0]));
             self.wake(parked);
@@ -548,23 +544,12 @@ impl Builder<'_> {
         }
     }
 
-    fn finish(mut self) -> (Program, Layout) {
-        let base = self.layout.program + self.instructions.len() as u64 * 64;
-        for (instruction, argument) in &self.data_arguments {
-            self.instructions[*instruction as usize].args[usize::from(*argument)] += base;
-        }
-        for at in &self.data_pointers {
-            let mut word = [0; 8];
-            word.copy_from_slice(&self.data[*at..*at + 8]);
-            let pointer = u64::from_le_bytes(word) + base;
-            self.data[*at..*at + 8].copy_from_slice(&pointer.to_le_bytes());
-        }
-        let mut bytes = Vec::with_capacity(self.layout.len_program as usize);
-        for instruction in &self.instructions {
-            bytes.extend_from_slice(&instruction.to_bytes());
-        }
-        bytes.extend_from_slice(&self.data);
-        assert!(bytes.len() as u64 <= self.layout.len_program, "the bound of `measure` holds");
-        (Program { bytes, steps: self.steps }, self.layout)
+    /// Says that what comes now is the program of thread `index`.
+    fn begin_thread(&mut self, index: usize) {
+        const OFFSET_PROGRAM: usize = 8 + 2 * 8;
+        let start = self.layout.entry + u64::from(self.count) * 64;
+        let instructions = (self.layout.entry - self.layout.program) as usize;
+        let at = instructions + self.spawns[index - 1] as usize * 64 + OFFSET_PROGRAM;
+        self.memory[at..at + 8].copy_from_slice(&start.to_le_bytes());
     }
 }

@@ -158,6 +158,7 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
         }],
         files: files.entries,
         tty_info: files.tty_info,
+        pipe_data: files.pipe_data,
         timens: Some(clocks()),
         file_locks: files.locks,
         ..Default::default()
@@ -177,7 +178,6 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
         caller_limits: own_limits(),
         caller_personality: own_personality(),
         host: Host::read(),
-        wiped: vmas.iter().filter(|vma| vma.is_wiped()).map(|vma| vma.start).collect(),
     };
     Ok((set, facts, dependencies))
 }

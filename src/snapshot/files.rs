@@ -9,15 +9,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{Capture, FileId, Refusal, StdioOrigin};
+use crate::image::Queued;
 use crate::image::proto::{
     EventfdFileEntry, ExtFileEntry, FdTypes, FdinfoEntry, FileEntry, FileLockEntry, FownEntry,
-    PipeEntry, RegFileEntry, SignalfdEntry, TimerfdEntry, TtyInfoEntry,
+    PipeDataEntry, RegFileEntry, SignalfdEntry, TimerfdEntry, TtyInfoEntry,
 };
 use crate::restore::planner::{Given, Source, Written};
 use crate::sys::{kcmp, pidfd};
 
 mod epoll;
 mod fdinfo;
+mod pipe;
 mod regular;
 mod socket;
 mod tty;
@@ -25,7 +27,6 @@ mod tty;
 use fdinfo::Info;
 
 pub use regular::{is_perf_data, recreated};
-pub use socket::{TCP_LISTEN, address_of};
 
 /// What the descriptors and mappings of a process come to.
 #[derive(Debug, Default)]
@@ -36,6 +37,8 @@ pub struct Files {
     pub fdinfo: Vec<FdinfoEntry>,
     /// The terminals among them.
     pub tty_info: Vec<TtyInfoEntry>,
+    /// The pipes, with what waits in them.
+    pub pipe_data: Vec<Queued<PipeDataEntry>>,
     /// File locks held through the descriptors.
     pub locks: Vec<FileLockEntry>,
     /// Descriptors that a restore gets from its caller.
@@ -307,7 +310,7 @@ impl Reader<'_> {
             return self.terminal(descriptor, id);
         }
         if let Some(inode) = bracketed(target, b"pipe:[") {
-            return Ok(pipe(descriptor, id, inode));
+            return Ok(pipe::entry(descriptor, id, inode));
         }
         if file_like {
             return Ok(regular::entry(descriptor, id));
@@ -384,48 +387,6 @@ impl Reader<'_> {
             _ if target.starts_with(b"pipe:[") => self.pipe(descriptor, id, all),
             _ => self.by_path(descriptor, id, all),
         }
-    }
-
-    /// A pipe whose both ends the process holds, with nothing in it.
-    fn pipe(
-        &self,
-        descriptor: &Descriptor,
-        id: u32,
-        all: &[Descriptor],
-    ) -> Result<FileEntry, Refusal> {
-        let target = &descriptor.target;
-        let mode = |open: &Descriptor| open.info.flags & libc::O_ACCMODE as u32;
-        let has = |wanted: i32| {
-            all.iter().any(|open| open.target == *target && mode(open) == wanted as u32)
-        };
-        if !has(libc::O_RDONLY) || !has(libc::O_WRONLY) {
-            return Err(self.refuse(descriptor, "a pipe whose other end is outside the program"));
-        }
-        let duplicate = self.duplicate(descriptor)?;
-        match crate::sys::socket::readable(duplicate.as_fd()) {
-            Ok(0) => {}
-            Ok(len) => {
-                let what = format!("fd {} is a pipe with {len} unread bytes", descriptor.fd);
-                return Err(Refusal::passing(what));
-            }
-            Err(error) => return Err(self.refuse(descriptor, format!("a pipe: {error}"))),
-        }
-        let inode = bracketed(target.as_os_str().as_bytes(), b"pipe:[").unwrap_or(0);
-        Ok(pipe(descriptor, id, inode))
-    }
-}
-
-fn pipe(descriptor: &Descriptor, id: u32, inode: u64) -> FileEntry {
-    FileEntry {
-        r#type: FdTypes::Pipe as i32,
-        id,
-        pipe: Some(PipeEntry {
-            id,
-            pipe_id: inode as u32,
-            flags: descriptor.info.flags & !(libc::O_CLOEXEC as u32),
-            fown: FownEntry::default(),
-        }),
-        ..Default::default()
     }
 }
 

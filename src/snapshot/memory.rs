@@ -187,7 +187,7 @@ impl Dump {
     }
 
     fn append(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        const ZEROS: [u8; (MAX_GAP * LEN_PAGE) as usize] = [0; (MAX_GAP * LEN_PAGE) as usize];
+        static ZEROS: [u8; (MAX_GAP * LEN_PAGE) as usize] = [0; (MAX_GAP * LEN_PAGE) as usize];
         let end = at + bytes.len() as u64;
         match &mut self.run {
             Some(run) if at - run.end <= MAX_GAP * LEN_PAGE => {

@@ -8,12 +8,10 @@ use super::Refusal;
 use crate::image::proto::{
     ItimerEntry, RlimitEntry, SaEntry, TaskCoreEntry, TaskRlimitsEntry, TaskTimersEntry,
 };
-use crate::image::task_state;
+use crate::image::{SIGNALS, task_state};
 use crate::sys::ptrace::Queue;
 use crate::trace::{Group, Remote, Scratch, TraceError};
 
-/// The number of signals (`NSIG` less the unused number 0).
-pub const SIGNALS: u32 = 64;
 /// The kernel's `SA_RESTORER`.
 const LEN_SIGSET: u64 = 8;
 /// `MEMBARRIER_CMD_GET_REGISTRATIONS` (Linux 6.3).

@@ -59,22 +59,14 @@ pub struct Vma {
     pub flags: Vec<[u8; 2]>,
     /// Resident and swapped memory in KiB.
     pub resident_kib: u64,
+    /// The protection key (`pkeys(7)`).
+    pub protection_key: u64,
     /// Whether its content must be dumped whole: nothing outside the image
     /// could bring it back.
     pub whole: bool,
 }
 
 impl Vma {
-    /// Returns the length in bytes.
-    pub fn len(&self) -> u64 {
-        self.end - self.start
-    }
-
-    /// Returns whether the area is empty, which none is.
-    pub fn is_empty(&self) -> bool {
-        self.end == self.start
-    }
-
     /// Returns whether the kernel shows this flag.
     pub fn has(&self, flag: &[u8; 2]) -> bool {
         self.flags.contains(flag)
@@ -97,7 +89,7 @@ pub fn parse(smaps: &[u8], pages_file: &str) -> Result<Vec<Vma>, Refusal> {
     let mut vmas: Vec<Vma> = Vec::new();
     for line in smaps.split(|byte| *byte == b'\n') {
         if let Some(vma) = parse_header(line)? {
-            vmas.extend(vma);
+            vmas.push(vma);
             continue;
         }
         let Some(vma) = vmas.last_mut() else { continue };
@@ -106,9 +98,12 @@ pub fn parse(smaps: &[u8], pages_file: &str) -> Result<Vec<Vma>, Refusal> {
             vma.flags = flags.filter_map(|flag| <[u8; 2]>::try_from(flag).ok()).collect();
         } else if line.starts_with(b"Rss:") || line.starts_with(b"Swap:") {
             vma.resident_kib += number(line);
+        } else if line.starts_with(b"ProtectionKey:") {
+            vma.protection_key = number(line);
         }
     }
-    // The vsyscall page belongs to the kernel half and is in every process.
+    // The vsyscall page belongs to the kernel half and is in every process. It
+    // goes only now: the lines behind its header are its own.
     vmas.retain(|vma| vma.start <= i64::MAX as u64);
     for vma in &mut vmas {
         check(vma)?;
@@ -122,10 +117,9 @@ fn number(line: &[u8]) -> u64 {
     digits.fold(0, |number: u64, digit| number * 10 + u64::from(digit - b'0'))
 }
 
-/// Parses `start-end perms offset major:minor inode    name`. The outer
-/// option says whether the line is such a line, the inner one is empty for the
-/// page of `vsyscall`.
-fn parse_header(line: &[u8]) -> Result<Option<Option<Vma>>, Refusal> {
+/// Parses `start-end perms offset major:minor inode    name`; `None` if the
+/// line is another one.
+fn parse_header(line: &[u8]) -> Result<Option<Vma>, Refusal> {
     let mut rest = line;
     let mut field = || {
         let start = rest.iter().position(|byte| *byte != b' ')?;
@@ -160,12 +154,12 @@ fn parse_header(line: &[u8]) -> Result<Option<Option<Vma>>, Refusal> {
         Some((u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?))
     });
     let backing = match name {
-        b"[vsyscall]" => return Ok(Some(None)),
         b"[vdso]" => Backing::Kernel(KernelArea::Vdso),
         b"[vvar]" => Backing::Kernel(KernelArea::Vvar),
         b"[vvar_vclock]" => Backing::Kernel(KernelArea::VvarVclock),
         b"[heap]" => Backing::Heap,
         b"[stack]" => Backing::Stack,
+        b"[vsyscall]" => Backing::Anonymous,
         _ if inode == 0 && (name.is_empty() || name.starts_with(b"[anon:")) => Backing::Anonymous,
         _ if inode == 0 && name.starts_with(b"[") && !shared => {
             let name = String::from_utf8_lossy(name);
@@ -175,7 +169,7 @@ fn parse_header(line: &[u8]) -> Result<Option<Option<Vma>>, Refusal> {
             Backing::File { path: PathBuf::from(unescape(name)), dev: dev.unwrap_or((0, 0)), inode }
         }
     };
-    Ok(Some(Some(Vma {
+    Ok(Some(Vma {
         start,
         end,
         prot,
@@ -184,8 +178,9 @@ fn parse_header(line: &[u8]) -> Result<Option<Option<Vma>>, Refusal> {
         backing,
         flags: Vec::new(),
         resident_kib: 0,
+        protection_key: 0,
         whole: false,
-    })))
+    }))
 }
 
 /// Undoes the octal escape of a newline in a name (`seq_file_path`).
@@ -208,7 +203,7 @@ fn unescape(name: &[u8]) -> OsString {
 fn check(vma: &Vma) -> Result<(), Refusal> {
     let at = vma.start;
     let no = |what: &str| Err(Refusal::lasting(format!("memory at {at:#x} is {what}")));
-    if !at.is_multiple_of(LEN_PAGE) || !vma.end.is_multiple_of(LEN_PAGE) || vma.is_empty() {
+    if !at.is_multiple_of(LEN_PAGE) || !vma.end.is_multiple_of(LEN_PAGE) || vma.end <= vma.start {
         return no("not made of whole pages");
     }
     let kernels = matches!(vma.backing, Backing::Kernel(_));
@@ -224,6 +219,9 @@ fn check(vma: &Vma) -> Result<(), Refusal> {
         if vma.has(flag) {
             return no(what);
         }
+    }
+    if vma.protection_key != 0 {
+        return no("behind a protection key (pkey_mprotect)");
     }
     if !kernels && (vma.has(b"io") || vma.has(b"pf")) {
         return no("the memory of a device");
@@ -286,6 +284,7 @@ VmFlags: rd wr mr mw me ac wf
 7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0                          [stack]
 VmFlags: rd wr mr mw me gd ac
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
+Rss:                   4 kB
 VmFlags: ex
 ";
 
@@ -297,7 +296,11 @@ VmFlags: ex
         assert_eq!((path.to_str(), *dev, *inode), (Some("/usr/bin/a b"), (0xfe, 0), 42));
         assert_eq!((vmas[0].resident_kib, vmas[0].offset), (12, 0x2000));
         assert!(vmas[1].is_wiped() && vmas[1].is_anonymous() && !vmas[0].is_wiped());
+        // What is said of the vsyscall page was once taken for the stack's: it
+        // lost its flag, came back as memory of the pages file, and the kernel
+        // shows no arguments that lie in a file (`/proc/PID/cmdline`).
         assert!(vmas[2].has(b"gd") && vmas[2].backing == Backing::Stack);
+        assert_eq!(vmas[2].resident_kib, 0);
     }
 
     #[test]
@@ -309,6 +312,8 @@ VmFlags: ex
         assert!(vmas[0].whole && vmas[0].is_anonymous());
         let vmas = parse(line("rw-p", "/c/e/pages-1.img").as_bytes(), "pages-1.img").unwrap();
         assert!(vmas[0].whole && vmas[0].is_anonymous());
+        let keyed = line("rw-p", "").replace("VmFlags", "ProtectionKey:         2\nVmFlags");
+        assert!(parse(keyed.as_bytes(), "pages-1.img").is_err());
         for name in ["/memfd:heap (deleted)", "/dev/zero (deleted)", "/SYSV0000 (deleted)"] {
             let refusal = parse(line("rw-s", name).as_bytes(), "pages-1.img").unwrap_err();
             assert!(refusal.reason.contains("0x7f0000000000"), "{refusal}");

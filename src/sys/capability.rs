@@ -99,6 +99,13 @@ pub fn no_new_privs() -> bool {
     (unsafe { libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) }) == 1
 }
 
+/// Tells whether the kernel started this process as a privileged one
+/// (`AT_SECURE`, `getauxval(3)`): set-id, or with a file capability.
+pub fn is_secure() -> bool {
+    // SAFETY: getauxval only reads the vector that libc saved.
+    (unsafe { libc::getauxval(libc::AT_SECURE) }) != 0
+}
+
 /// Makes the process dumpable, so that its `/proc/self` is its own again
 /// (a file with a file capability starts undumpable: `proc(5)`).
 ///

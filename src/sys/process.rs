@@ -359,3 +359,10 @@ pub fn leave_behind(work: impl FnOnce()) {
         unsafe { libc::_exit(0) }
     }
 }
+/// Makes the calling thread, and it alone, give way to everything else
+/// (`setpriority(2)`: on Linux the nice value belongs to the thread).
+pub fn be_nice() {
+    // SAFETY: setpriority takes numbers. Raising one's own nice value is
+    // always allowed, and nothing depends on it.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+}

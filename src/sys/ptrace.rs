@@ -156,7 +156,13 @@ pub fn pending_signals(tid: pid_t, queue: Queue) -> io::Result<Vec<i32>> {
 
 /// Waits for one thread, a traced one too, to change state, and returns the
 /// raw wait status (`waitpid(2)` with `__WALL`).
+///
+/// That a process has ended is returned, but not taken: its parent, which may
+/// be ourselves, still has to learn its exit status.
 pub fn wait(tid: pid_t) -> io::Result<i32> {
+    if let Some(status) = ended(tid)? {
+        return Ok(status);
+    }
     let mut status = 0;
     loop {
         // SAFETY: `status` is a valid place for the status.
@@ -166,6 +172,47 @@ pub fn wait(tid: pid_t) -> io::Result<i32> {
         let error = io::Error::last_os_error();
         if error.raw_os_error() != Some(libc::EINTR) {
             return Err(error);
+        }
+    }
+}
+
+/// Waits for a change without taking it; returns the raw status if it is the
+/// end of a process, and not of another of its threads.
+fn ended(tid: pid_t) -> io::Result<Option<i32>> {
+    let options = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: siginfo is plain data, for which all zeros is a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: waitid writes one siginfo to the address given.
+    while unsafe { libc::waitid(libc::P_PID, tid as libc::id_t, &mut info, options) } != 0 {
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EINTR) {
+            return Err(error);
+        }
+    }
+    // SAFETY: waitid filled the fields of SIGCHLD.
+    let code = unsafe { info.si_status() };
+    let status = match info.si_code {
+        libc::CLD_EXITED => (code & 0xff) << 8,
+        libc::CLD_KILLED => code,
+        libc::CLD_DUMPED => code | 0x80,
+        _ => return Ok(None),
+    };
+    // SAFETY: tgkill takes numbers; signal 0 only asks, and the answer is yes
+    // if the thread leads its process.
+    let leads = unsafe { libc::syscall(libc::SYS_tgkill, tid, tid, 0) } == 0;
+    Ok(leads.then_some(status))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn the_end_of_a_process_is_left_to_its_parent() {
+        for (script, status) in [("exit 7", 7 << 8), ("kill -9 $$", 9)] {
+            let mut child = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
+            assert_eq!(super::wait(child.id() as i32).unwrap(), status);
+            assert_eq!(child.wait().unwrap(), ExitStatusExt::from_raw(status));
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Ways of running one program, which must not differ to anybody who looks.
 //!
-//! A test is a function of a [`Mode`]; [`every`] calls it for each. Programs
-//! are Python scripts. Those that are to be restored begin with [`GATE`]: they
-//! wait for a file that is missing while the image is made.
+//! A test is a function of a [`Program`]; [`every`] calls it for each mode.
+//! Programs are Python scripts. Each begins by waiting for a file, the gate,
+//! which is missing while an image of it is made. The gate's name is part of
+//! the script: as an argument it would be an input of the fingerprint.
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::ffi::OsString;
@@ -29,11 +30,6 @@ pub enum Mode {
 
 /// All modes.
 pub const ALL: [Mode; 5] = [Mode::Direct, Mode::Plain, Mode::Child, Mode::Tapped, Mode::Restored];
-
-/// The first line of a program that can be captured: it waits for its second
-/// argument to exist.
-pub const GATE: &str = "import os, sys, time, signal\n\
-    while not os.path.exists(sys.argv[1]): time.sleep(0.02)\n";
 
 /// The time within which everything in a test must happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -87,8 +83,18 @@ impl Program {
 
     fn script(&self, script: &str, args: &[OsString]) -> Vec<OsString> {
         let mut argv: Vec<OsString> = vec!["python3".into(), "-c".into()];
-        argv.push(format!("{GATE}{script}").into());
-        argv.push(self.gate().into());
+        let gate = self.gate();
+        argv.push(
+            format!(
+                "import os, sys, time, signal\n\
+                 while not os.path.exists('{}'):\n\
+                 \x20 if not os.path.exists('{}'): sys.exit(99)\n\
+                 \x20 time.sleep(0.02)\n{script}",
+                gate.display(),
+                self.dir.path().display()
+            )
+            .into(),
+        );
         argv.extend(args.iter().cloned());
         argv
     }
@@ -113,8 +119,7 @@ impl Program {
         serde_json::from_slice(&text).unwrap()
     }
 
-    /// Returns the command that runs the script with these arguments (from
-    /// `sys.argv[2]` on). Its input is empty and its outputs are pipes, unless
+    /// Returns the command that runs the script with these arguments. Its input is empty and its outputs are pipes, unless
     /// `setup` says otherwise, which is called for the run that is captured,
     /// too: what these are belongs to the fingerprint.
     pub fn command(&self, script: &str, args: &[&str], setup: impl Fn(&mut Command)) -> Command {
@@ -151,6 +156,15 @@ impl Program {
         command
     }
 
+    /// Returns the command of the restored mode with other options; nothing is
+    /// captured beforehand.
+    pub fn again(&self, script: &str, options: &[&str]) -> Command {
+        let mut command = self.call(&["--ready", "delay:150"]);
+        command.args(options).arg("--").args(self.script(script, &[]));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
     /// Runs the command until it is captured, then to its end.
     fn prime(&self, mut command: Command) -> Result<(), String> {
         let _ = std::fs::remove_file(self.status_file());
@@ -166,7 +180,8 @@ impl Program {
             }
             let Ok(text) = std::fs::read(self.status_file()) else { continue };
             let status: serde_json::Value = serde_json::from_slice(&text).unwrap();
-            if status["outcome"] == "captured" {
+            // Restored: an earlier call has captured the same script.
+            if status["outcome"] == "captured" || status["outcome"] == "restored" {
                 break Ok(());
             }
             if let Some(reason) = status["reason"].as_str()
@@ -175,8 +190,9 @@ impl Program {
                 break Err(reason.to_owned());
             }
         };
-        std::fs::write(self.gate(), "").unwrap();
-        let _ = child.kill();
+        // By way of the launcher, which collects the program: a zombie would
+        // keep its pid taken, and not everywhere does init take care of it.
+        send(child.id() as i32, nix::libc::SIGTERM);
         let _ = child.wait();
         result
     }

@@ -12,9 +12,21 @@ use tempfile::TempDir;
 /// The uid and gid of an ordinary user: `nobody`.
 pub const NOBODY: u32 = 65534;
 
-/// Returns the path of the binary under test.
+pub mod occupy;
+pub mod service;
+
+/// Returns the path of the binary under test: the one that was built with the
+/// tests, or the one that `WARMSTART_TEST_BINARY` names (a released build).
 pub fn binary() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_warmstart"))
+    let named = std::env::var_os("WARMSTART_TEST_BINARY").map(PathBuf::from);
+    named.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_warmstart")))
+}
+
+/// Returns how often a test repeats what it does: `usual`, or as often as
+/// `WARMSTART_REPEAT` says.
+pub fn repetitions(usual: usize) -> usize {
+    let asked = std::env::var("WARMSTART_REPEAT").ok();
+    asked.map_or(usual, |count| count.parse().expect("WARMSTART_REPEAT is a number"))
 }
 
 /// Leaves a test that cannot run here, loudly; fails it where it must run.
@@ -105,6 +117,15 @@ fn jdk_at(home: &Path) -> Option<Jdk> {
     home.join("bin/java").exists().then_some(Jdk { release, home })
 }
 
+/// Whether this process may choose pids, and so what it starts:
+/// CAP_CHECKPOINT_RESTORE (40) or CAP_SYS_ADMIN (21).
+pub fn can_choose_pids() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    effective.is_some_and(|set| set & (1 << 40 | 1 << 21) != 0)
+}
+
 /// Makes a directory for a cache, which only we may use.
 pub fn cache() -> TempDir {
     tempfile::Builder::new().prefix("warmstart-test-").tempdir().expect("a temporary directory")
@@ -115,6 +136,16 @@ pub fn warmstart(cache: &TempDir) -> Command {
     let mut command = Command::new(binary());
     command.env("WARMSTART_CACHE_DIR", cache.path());
     command
+}
+
+/// Copies a program, through another process.
+///
+/// A descriptor that this process had open for writing would be inherited by
+/// whatever another test forks meanwhile, and until that has gone to its exec
+/// the copy cannot be executed ("Text file busy").
+pub fn install(from: &Path, to: &Path) -> std::io::Result<()> {
+    let status = Command::new("install").args(["-m", "755", "--"]).arg(from).arg(to).status()?;
+    if status.success() { Ok(()) } else { Err(std::io::Error::other("install failed")) }
 }
 
 /// An ordinary user with a copy of the binary of their own.
@@ -139,8 +170,7 @@ impl Ordinary {
         };
         let prepare = || -> std::io::Result<()> {
             mode(user.dir.path(), 0o755)?;
-            std::fs::copy(binary(), user.binary())?;
-            mode(&user.binary(), 0o755)?;
+            install(&binary(), &user.binary())?;
             std::fs::create_dir(user.home())?;
             std::os::unix::fs::chown(user.home(), Some(NOBODY), Some(NOBODY))
         };

@@ -140,10 +140,8 @@ impl Trial {
 
     /// Makes one with the Java program.
     pub fn java(jdk: &crate::support::Jdk, fields: &str, early: &str, late: &str) -> Option<Self> {
-        let source = JAVA
-            .replace("// FIELDS", fields)
-            .replace("// EARLY", early)
-            .replace("// LATE", late);
+        let source =
+            JAVA.replace("// FIELDS", fields).replace("// EARLY", early).replace("// LATE", late);
         let mut trial = Self::new(Vec::new());
         let path = trial.dir.path().join("Answer.java");
         fs::write(&path, source).unwrap();
@@ -157,8 +155,7 @@ impl Trial {
         let classes = trial.path("classes");
         let dir = classes.to_str().unwrap();
         let java = jdk.java();
-        let words =
-            [java.to_str().unwrap(), "-XX:+UseSerialGC", "-Xmx64m", "-cp", dir, "Answer"];
+        let words = [java.to_str().unwrap(), "-XX:+UseSerialGC", "-Xmx64m", "-cp", dir, "Answer"];
         trial.argv = words.map(str::to_owned).into();
         Some(trial)
     }

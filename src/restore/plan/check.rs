@@ -68,7 +68,7 @@ const PRCTLS: &[u64] = &[
 ];
 const PR_SET_NAME: u64 = libc::PR_SET_NAME as u64;
 const SETLK: u64 = libc::F_SETLK as u64;
-const SETFL: &[u64] = &[libc::F_SETFL as u64, libc::F_SETFD as u64];
+const SETTERS: &[u64] = &[libc::F_SETFL as u64, libc::F_SETFD as u64, libc::F_SETPIPE_SZ as u64];
 
 /// Advice that describes memory, and guard pages; what throws pages away,
 /// poisons them or punches holes into files is none of a restore's.
@@ -105,7 +105,7 @@ fn signature(number: i64, selector: u64) -> Option<&'static [Kind]> {
         libc::SYS_lseek => &[Fd, Any, OneOf(&[0, 1, 2])],
         libc::SYS_write => &[Fd, Bytes, Any],
         libc::SYS_fcntl if selector == SETLK => &[Fd, OneOf(&[SETLK]), Struct(32)],
-        libc::SYS_fcntl => &[Fd, OneOf(SETFL), Small],
+        libc::SYS_fcntl => &[Fd, OneOf(SETTERS), Small],
         libc::SYS_flock | libc::SYS_fchmod | libc::SYS_listen => &[Fd, Small],
         libc::SYS_eventfd2 => &[Small, Small],
         libc::SYS_epoll_create1 | libc::SYS_umask | libc::SYS_personality => &[Small],

@@ -18,6 +18,8 @@ mod sockets;
 const CLOEXEC: i32 = libc::O_CLOEXEC;
 /// `EFD_SEMAPHORE`.
 const SEMAPHORE: u32 = 1;
+/// The capacity of a new pipe (`pipe(7)`).
+const LEN_PIPE: u32 = 65536;
 /// Kinds of `FileLockEntry`.
 const POSIX_LOCK: u32 = 1;
 const FLOCK: u32 = 2;
@@ -68,6 +70,8 @@ impl Planner<'_> {
                 return Err(PlannerError::Inconsistent(format!("descriptor {}", entry.fd)));
             }
             match made.get(&entry.id) {
+                // The second end of a pipe came with the first.
+                Some(first) if *first == target.fd => {}
                 Some(first) => self.duplicate(*first, &target, &mut numbers),
                 None => self.make(entry.id, &target, &own, &mut made, &mut numbers)?,
             }
@@ -300,6 +304,28 @@ impl Planner<'_> {
         let ends = [(own_end, target, pipe.flags), (other_end, &other, other_flags)];
         self.place_pair(ends, numbers);
         made.insert(other_id, other.fd);
+        let writer = if writes(pipe.flags) { target.fd } else { other.fd };
+        self.pipe_content(pipe.pipe_id, writer)
+    }
+
+    /// Gives a pipe its capacity, and puts in what waited there.
+    fn pipe_content(&mut self, pipe_id: u32, writer: i32) -> Result<(), PlannerError> {
+        let Some(queued) = self.pipes.get(&pipe_id).copied() else { return Ok(()) };
+        let size = queued.entry.size.unwrap_or(LEN_PIPE);
+        if queued.data.len() > size as usize {
+            let what = format!("pipe {pipe_id} holds more than it can");
+            return Err(PlannerError::Inconsistent(what));
+        }
+        if size != LEN_PIPE {
+            let args = [value(writer), value(libc::F_SETPIPE_SZ), value(size)];
+            self.must(libc::SYS_fcntl, &args);
+        }
+        if !queued.data.is_empty() {
+            let len = queued.data.len();
+            let bytes = Arg::Data(self.data.put(&queued.data));
+            let args = [value(writer), bytes, value(len)];
+            self.push(libc::SYS_write, &args, Check::Equals(len as i64));
+        }
         Ok(())
     }
 
@@ -316,9 +342,6 @@ impl Planner<'_> {
             numbers.0.insert(aside);
             self.place(second, two, two_flags, numbers);
             self.place(first, one, one_flags, numbers);
-        } else if first == two.fd && second != two.fd {
-            self.place(first, one, one_flags, numbers);
-            self.place(second, two, two_flags, numbers);
         } else {
             self.place(first, one, one_flags, numbers);
             self.place(second, two, two_flags, numbers);

@@ -30,6 +30,9 @@ impl Planner<'_> {
         let mut by_file: BTreeMap<u64, Vec<&VmaEntry>> = BTreeMap::new();
         let mut contents = Vec::new();
         for vma in &task.mm.vmas {
+            if vma.status & vma_status::VSYSCALL != 0 {
+                continue;
+            }
             let mut own = Vec::new();
             while let Some(run) = runs.next_if(|run| run.vaddr < vma.end) {
                 if run.vaddr < vma.start || run.end() > vma.end {
@@ -103,12 +106,12 @@ impl Planner<'_> {
     pub(super) fn open_path(&mut self, id: u32, flags: u32, fd: i32) -> Result<(), PlannerError> {
         let path = self.path_of(id)?.to_vec();
         let expect = Check::Equals(i64::from(fd));
-        if let Some(Policy::Recreate { mode, content }) = self.written.get(&id).copied() {
-            if !self.recreated.contains(&path) {
-                self.recreated.push(path.clone());
-                self.recreate(&path, *mode, content, flags, fd);
-                return Ok(());
-            }
+        if let Some(Policy::Recreate { mode, content }) = self.written.get(&id).copied()
+            && !self.recreated.contains(&path)
+        {
+            self.recreated.push(path.clone());
+            self.recreate(&path, *mode, content, flags, fd);
+            return Ok(());
         }
         let name = self.data.path(&path);
         let at = Arg::Value(AT_FDCWD);

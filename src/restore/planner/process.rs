@@ -1,10 +1,9 @@
 //! Signals, directories, limits, timers: what the threads share.
 
 use super::{Check, Planner, PlannerError, value};
-use crate::image::Task;
 use crate::image::proto::TaskCoreEntry;
+use crate::image::{SIGNALS, Task};
 use crate::restore::plan::Arg;
-use crate::snapshot::process::SIGNALS;
 
 /// The bits of a membarrier registration, with the command that makes it
 /// (`membarrier(2)`): each is its own command number.
@@ -65,6 +64,11 @@ impl Planner<'_> {
         }
         if no_new_privs {
             prctl(libc::PR_SET_NO_NEW_PRIVS, 1);
+        }
+        // The restore has made the process dumpable; this one hides from
+        // other processes of its user (`PR_SET_DUMPABLE`).
+        if task.mm.dumpable == Some(0) {
+            prctl(libc::PR_SET_DUMPABLE, 0);
         }
         for registration in REGISTRATIONS {
             if core.membarrier_registration_mask.unwrap_or(0) & registration != 0 {

@@ -1,9 +1,9 @@
 //! Threads: what each does for itself, and the frame it returns through.
 
 use super::{Planner, PlannerError, value};
+use crate::image::registers::{decode_alt_stack, decode_registers, decode_xstate};
 use crate::image::{Task, Thread};
 use crate::restore::plan::{Arg, Check, Operation, ThreadPlan};
-use crate::snapshot::threads::{decode_alt_stack, decode_registers, decode_xstate};
 use crate::sys::arch;
 
 const ARCH_SET_GS: u64 = 0x1001;

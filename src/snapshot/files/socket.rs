@@ -1,7 +1,7 @@
 //! Sockets: TCP ones that listen or are not connected, and the half-closed
 //! local one that a JDK keeps. Everything else is refused by name.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -9,12 +9,10 @@ use super::{Descriptor, Reader, Refusal, bracketed};
 use crate::image::proto::{
     FdTypes, FileEntry, FownEntry, InetSkEntry, SkOptsEntry, SkShutdown, TcpOptsEntry, UnixSkEntry,
 };
+use crate::image::sockets::{TCP_CLOSE, TCP_LISTEN, address_words};
 use crate::sys::socket::{self, End};
 
-/// TCP states (`include/net/tcp_states.h`).
-pub const TCP_CLOSE: u32 = 7;
-/// A socket that listens.
-pub const TCP_LISTEN: u32 = 10;
+/// (`include/net/tcp_states.h`.)
 const TCP_ESTABLISHED: u32 = 1;
 /// `tcpi_state` and `tcpi_sacked` in `struct tcp_info`: a listening socket
 /// shows its maximal backlog as the latter.
@@ -158,27 +156,6 @@ impl Reader<'_> {
     }
 }
 
-/// Returns an address as the image holds it: words of network order.
-fn address_words(ip: IpAddr) -> Vec<u32> {
-    match ip {
-        IpAddr::V4(ip) => vec![u32::from_ne_bytes(ip.octets())],
-        IpAddr::V6(ip) => {
-            let octets = ip.octets();
-            octets.as_chunks::<4>().0.iter().map(|word| u32::from_ne_bytes(*word)).collect()
-        }
-    }
-}
-
-/// Returns the address that an image holds.
-pub fn address_of(words: &[u32], family: i32) -> Option<IpAddr> {
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    match family {
-        libc::AF_INET => Some(IpAddr::from(<[u8; 4]>::try_from(bytes.get(..4)?).ok()?)),
-        libc::AF_INET6 => Some(IpAddr::from(<[u8; 16]>::try_from(bytes.get(..16)?).ok()?)),
-        _ => None,
-    }
-}
-
 /// Reads the options that every socket has.
 fn options(socket: BorrowedFd<'_>) -> std::io::Result<SkOptsEntry> {
     let int = |name| socket::int_option(socket, libc::SOL_SOCKET, name);
@@ -221,20 +198,4 @@ fn options(socket: BorrowedFd<'_>) -> std::io::Result<SkOptsEntry> {
         so_buf_lock: int(libc::SO_BUF_LOCK).ok().map(|lock| lock as u32),
         ..Default::default()
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_survive_the_image() {
-        for ip in ["127.0.0.1", "10.1.2.3"] {
-            let ip: IpAddr = ip.parse().unwrap();
-            assert_eq!(address_of(&address_words(ip), libc::AF_INET), Some(ip));
-        }
-        let ip: IpAddr = "fe80::1:2".parse().unwrap();
-        assert_eq!(address_of(&address_words(ip), libc::AF_INET6), Some(ip));
-        assert_eq!(address_of(&[], libc::AF_INET), None);
-    }
 }

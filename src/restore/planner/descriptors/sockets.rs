@@ -2,8 +2,8 @@
 
 use super::{Numbers, Planner, PlannerError, Target, nonblock, value};
 use crate::image::proto::{FileEntry, InetSkEntry};
+use crate::image::sockets::{TCP_LISTEN, address_of};
 use crate::restore::plan::Arg;
-use crate::snapshot::files::{TCP_LISTEN, address_of};
 use crate::sys::socket::socket_address;
 
 /// The kernel's defaults (`tcp(7)`): probes, seconds idle, seconds between.
