@@ -181,7 +181,10 @@ fn files_that_only_look_like_logs() {
         skip!("{missing}");
     }
     for (early, late) in [
-        ("fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)\nos.write(fd, b'early')", "pass"),
+        (
+            "fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)\nos.write(fd, b'early')",
+            "pass",
+        ),
         (
             "fd = os.open(path, os.O_WRONLY | os.O_CREAT)
 os.write(fd, b'early')

@@ -417,12 +417,9 @@ fn closed_standard_descriptors() {
     let look = "open(os.path.join(home, 'seen'), 'w').write(' '.join(
         str(fd) for fd in range(3) if os.path.exists('/proc/self/fd/%d' % fd)))
 sys.stdout = sys.stdout or open('/dev/null', 'w')";
-    for (redirection, opened) in [
-        ("<&-", "1 2"),
-        (">&-", "0 2"),
-        ("2>&-", "0 1"),
-        ("<&- >&- 2>&-", ""),
-    ] {
+    for (redirection, opened) in
+        [("<&-", "1 2"), (">&-", "0 2"), ("2>&-", "0 1"), ("<&- >&- 2>&-", "")]
+    {
         let mut trial = Trial::python("pass", look);
         let script = format!("exec \"$@\" {redirection}");
         trial.via = ["sh", "-c", &script, "sh"].map(str::to_owned).into();
