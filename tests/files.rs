@@ -445,7 +445,7 @@ try:
     fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB); sys.exit(9)
 except OSError: pass
 os.unlink(os.path.join(home, 'app.lck'))";
-    let trial = captured(early, &late.replace('\n', "\n"));
+    let trial = captured(early, late);
     for round in 0..3 {
         trial.run_restored(&format!("round {round}"));
         assert!(!trial.path("app.lck").exists());
