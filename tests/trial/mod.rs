@@ -212,14 +212,15 @@ impl Trial {
         let child = self.command(options).spawn().unwrap();
         let waiting = Waiting { child, gate: self.path("gate") };
         let end = Instant::now() + PATIENCE;
+        // Why it was started cold; another reason is one not to capture it.
+        let mut cold = None;
         loop {
             let status = self.status().unwrap_or_default();
-            let reason = status["reason"].as_str().unwrap_or("no entry yet").to_owned();
-            let pending = ["no entry yet", "asked to capture anew"].contains(&reason.as_str());
-            if matches!(status["outcome"].as_str(), Some("captured" | "restored"))
-                || status["outcome"] == "cold" && !pending && self.path("ready").exists()
-            {
-                return waiting;
+            let reason = status["reason"].as_str().map(str::to_owned);
+            match status["outcome"].as_str() {
+                Some("captured" | "restored") => return waiting,
+                Some(_) if *cold.get_or_insert_with(|| reason.clone()) != reason => return waiting,
+                _ => {}
             }
             assert!(Instant::now() < end, "neither captured nor refused: {status}");
             std::thread::sleep(Duration::from_millis(5));
