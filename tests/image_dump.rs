@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use support::target::{Target, alone, compile, dump, state, try_dump};
 use support::{stderr, stdout};
+use warmstart::image::Set;
 
 mod support;
 
@@ -144,6 +145,27 @@ fn the_process_ends_runs_on_or_stays_stopped() {
     let len = fs::metadata(image("ended").join("pages-1.img")).unwrap().len();
     assert_eq!(json["len_pages"], len);
     assert_eq!(target.wait().signal(), Some(libc::SIGKILL));
+}
+
+/// A timer that expired between the look at the pending signals and the look
+/// at the timers was lost: it was in the image neither armed nor expired.
+#[test]
+fn a_timer_is_never_lost() {
+    let dir = support::cache();
+    let program = match compile("refused", dir.path()) {
+        Ok(program) => program,
+        Err(missing) => skip!("{missing}"),
+    };
+    let target = start(&program, "alarm", &dir.path().join("work"));
+    for round in 0..support::repetitions(40) {
+        let image = dir.path().join("image");
+        dump(target.pid(), &image, &["--leave-running"]);
+        let set = Set::read(&image).unwrap();
+        let core = set.tasks[0].threads[0].core.tc.as_ref().unwrap();
+        let real = &core.timers.as_ref().unwrap().real;
+        assert!(real.iusec == 700 && (1..=700).contains(&real.vusec), "dump {round}: {real:?}");
+        fs::remove_dir_all(&image).unwrap();
+    }
 }
 
 #[test]
