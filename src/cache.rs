@@ -45,9 +45,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::unistd::geteuid;
 
 pub use check::Stale;
-pub use entry::{Entry, Unusable, Usage};
+pub use entry::{Entry, Usage};
 pub use lock::CaptureLock;
-pub use meta::{Content, Dependency, EntryMeta, ImageFile, SCHEMA_VERSION};
+pub use meta::{Content, Dependency, EntryMeta, ImageFile, SCHEMA_VERSION, Unusable};
 pub use nearest::Nearest;
 pub use notes::Refused;
 pub use removal::{PruneOptions, Removal};

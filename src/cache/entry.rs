@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::meta::{self, Decoded, EntryMeta, LEN_META_MAX};
+use super::meta::{self, Decoded, EntryMeta, LEN_META_MAX, Unusable};
 use super::{Cache, CacheError};
 use crate::fingerprint::{EntryId, Input};
 
@@ -14,28 +14,6 @@ use crate::fingerprint::{EntryId, Input};
 const TRIES_MAX: u32 = 10;
 /// How long between two tries: a replacement is two system calls.
 const PAUSE: Duration = Duration::from_micros(200);
-
-/// Why an entry that is there cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum Unusable {
-    /// Its metadata is not as it was written.
-    #[error("the entry's metadata is damaged")]
-    Damaged,
-    /// It was written by another version of warmstart.
-    #[error("the entry was made by another version of warmstart")]
-    OtherVersion,
-    /// It is another entry under a wrong name.
-    #[error("the entry is not the one that its name says")]
-    Misplaced,
-    /// It cannot be read.
-    #[error("cannot read {}", path.display())]
-    Io {
-        /// What could not be read.
-        path: PathBuf,
-        /// The error.
-        source: io::Error,
-    },
-}
 
 /// How often and when an entry was restored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]

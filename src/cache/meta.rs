@@ -21,7 +21,6 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::Unusable;
 use super::raw;
 use crate::fingerprint::{Digest, EntryId, FileIdentity, Input};
 
@@ -83,6 +82,28 @@ pub enum Content {
     },
     /// Anything: a directory, a file of `/proc` or `/sys`.
     Anything,
+}
+
+/// Why an entry that is there cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// Its metadata is not as it was written.
+    #[error("the entry's metadata is damaged")]
+    Damaged,
+    /// It was written by another version of warmstart.
+    #[error("the entry was made by another version of warmstart")]
+    OtherVersion,
+    /// It is another entry under a wrong name.
+    #[error("the entry is not the one that its name says")]
+    Misplaced,
+    /// It cannot be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// What could not be read.
+        path: PathBuf,
+        /// The error.
+        source: std::io::Error,
+    },
 }
 
 /// What an entry is.

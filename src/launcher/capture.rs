@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags};
 
 use super::outcome::{Herald, Outcome, Status};
-use super::relay::until;
 use crate::readiness::{NotifySocket, Source};
 use crate::snapshot::{Outlook, Refusal};
 use crate::sys::process;
@@ -130,7 +129,7 @@ impl<'a> Capture<'a> {
                 },
                 Stage::Freezing { .. } if stopped => return Some(LOOK),
                 Stage::Freezing { deadline, next, pause } => {
-                    let wait = until(*next);
+                    let wait = next.saturating_duration_since(Instant::now());
                     if !wait.is_zero() {
                         return Some(wait);
                     }

@@ -9,7 +9,7 @@
 //! reaches the program twice: nothing tells them apart.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -333,11 +333,6 @@ fn is_shell_job() -> bool {
     let parent = getppid();
     getpgid(Some(parent)).is_ok_and(|group| group != getpgrp())
         && getsid(Some(parent)).ok() == getsid(None).ok()
-}
-
-/// The time until `then`, from now.
-pub fn until(then: Instant) -> Duration {
-    then.saturating_duration_since(Instant::now())
 }
 
 #[cfg(test)]

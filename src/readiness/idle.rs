@@ -11,6 +11,11 @@ const CPU_SHARE: u32 = 20;
 /// not keep thousands of them.
 const SAMPLES: u32 = 32;
 
+/// How many looks in a row must find no thread held up: on a busy machine, or
+/// while it reads from a slow disk, a program that starts uses little of a CPU,
+/// too.
+const LOOKS: u32 = 5;
+
 /// The CPU time that a program used lately.
 #[derive(Debug)]
 pub(super) struct Idle {
@@ -18,17 +23,31 @@ pub(super) struct Idle {
     /// When, and the CPU time used up to then; the first is at least a window
     /// old, as soon as there is one so old.
     samples: VecDeque<(Instant, Duration)>,
+    /// Looks since a thread was last seen held up.
+    looks: u32,
 }
 
 impl Idle {
     pub(super) fn new(window: Duration) -> Self {
-        Self { window, samples: VecDeque::new() }
+        Self { window, samples: VecDeque::new(), looks: 0 }
     }
 
     /// Forgets the past: a program that stands still because it was stopped
     /// is not idle.
     pub(super) fn reset(&mut self) {
         self.samples.clear();
+        self.looks = 0;
+    }
+
+    /// Takes one look at whether a thread of the quiet program is held up, and
+    /// tells whether none was for some looks.
+    pub(super) fn at_rest(&mut self, held_up: bool) -> bool {
+        if held_up {
+            self.reset();
+        } else {
+            self.looks += 1;
+        }
+        self.looks >= LOOKS
     }
 
     /// Tells whether the program was quiet over the window that ends now,
@@ -42,12 +61,13 @@ impl Idle {
         if spaced {
             self.samples.push_back((now, used));
         }
-        match self.samples.front() {
-            Some(&(at, before)) if age(at) >= self.window => {
-                used.saturating_sub(before) * CPU_SHARE < age(at)
-            }
-            _ => false,
+        let quiet = self.samples.front().is_some_and(|&(at, before)| {
+            age(at) >= self.window && used.saturating_sub(before) * CPU_SHARE < age(at)
+        });
+        if !quiet {
+            self.looks = 0;
         }
+        quiet
     }
 }
 
@@ -79,6 +99,17 @@ mod tests {
             let quiet = idle.quiet(begun + at * MS, 11 * MS);
             assert_eq!(quiet, at >= 1200, "{at}");
         }
+    }
+
+    /// Tomcat was captured in the middle of its start: it was reading jars from
+    /// a busy disk.
+    #[test]
+    fn a_program_that_waits_for_a_disk_is_not_idle() {
+        let mut idle = Idle::new(200 * MS);
+        for look in [false, false, false, false, true, false, false, false, false] {
+            assert!(!idle.at_rest(look));
+        }
+        assert!(idle.at_rest(false));
     }
 
     #[test]

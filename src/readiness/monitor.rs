@@ -181,7 +181,7 @@ impl Monitor {
             }
             (Kind::Idle(idle), _) => {
                 let used = self.program.cpu(now);
-                idle.quiet(now, used)
+                idle.quiet(now, used) && idle.at_rest(self.program.is_held_up())
             }
             (Kind::Delay(delay), _) => {
                 now.saturating_duration_since(self.target.started.at) >= *delay

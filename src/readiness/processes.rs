@@ -125,6 +125,26 @@ impl Program {
         self.used + self.used_by_ended
     }
 
+    /// Tells whether a thread of the program would run if it could: it waits
+    /// for a processor, or for a disk (states R and D of `proc(5)`).
+    pub(super) fn is_held_up(&self) -> bool {
+        self.members.iter().any(|member| {
+            let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", member.pid)) else {
+                return false;
+            };
+            threads.flatten().any(|thread| {
+                let mut start = [0; 128];
+                let read = File::open(thread.path().join("stat"))
+                    .and_then(|file| file.read_at(&mut start, 0))
+                    .unwrap_or(0);
+                // The name is in parentheses and may hold some itself.
+                let name_end = start[..read].iter().rposition(|byte| *byte == b')');
+                let state = name_end.and_then(|end| start.get(end + 2));
+                matches!(state, Some(b'R' | b'D'))
+            })
+        })
+    }
+
     /// Finds the sockets that the program holds, by inode.
     pub(super) fn sockets(&mut self, now: Instant) -> HashMap<u64, Holder> {
         self.refresh(now);

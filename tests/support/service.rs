@@ -141,7 +141,9 @@ impl<'a> Service<'a> {
                 "not restored: {status}\n{}",
                 run.said()
             );
-            eprintln!("once more: {reason}");
+            let holder = reason.split(' ').nth(1).unwrap_or_default();
+            let holder = fs::read_to_string(format!("/proc/{holder}/comm")).unwrap_or_default();
+            eprintln!("once more: {reason} (by {:?})", holder.trim_end());
             run.get("/");
             run.end();
         }
