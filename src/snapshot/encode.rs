@@ -227,11 +227,16 @@ fn root(pid: i32) -> Result<PathBuf, Refusal> {
     Ok(path)
 }
 
+/// Reads the auxiliary vector without the AT_NULL at its end, which the kernel
+/// adds by itself: CRIU takes no more than 44 words, which is what Linux 6.18
+/// has without.
 fn auxv(pid: i32) -> Result<Vec<u64>, Refusal> {
     let path = format!("/proc/{pid}/auxv");
     let bytes = fs::read(&path).map_err(|error| Refusal::lasting(format!("{path}: {error}")))?;
     let (words, _) = bytes.as_chunks::<8>();
-    Ok(words.iter().map(|word| u64::from_ne_bytes(*word)).collect())
+    let (pairs, _) = words.as_chunks::<2>();
+    let pairs = pairs.iter().map(|pair| pair.map(u64::from_ne_bytes));
+    Ok(pairs.take_while(|[kind, _]| *kind != libc::AT_NULL).flatten().collect())
 }
 
 /// Monotonic and boot time now, for a restore behind another clock.

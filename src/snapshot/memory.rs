@@ -91,12 +91,12 @@ impl Dump {
         if vma.shared || vma.is_wiped() || matches!(vma.backing, Backing::Kernel(_)) {
             return Ok(());
         }
-        let anonymous = vma.is_anonymous();
-        if vma.whole {
-            self.range(vma.start, vma.end, anonymous)?;
-        } else if vma.resident_kib > 0 || vma.has(b"gu") {
-            for (start, end) in self.resident(vma)? {
-                self.range(start, end, anonymous)?;
+        if vma.whole || vma.resident_kib > 0 || vma.has(b"gu") {
+            for (start, end) in self.ranges(vma)? {
+                if self.guard_between(start) {
+                    self.finish_run();
+                }
+                self.range(start, end, vma.is_anonymous())?;
             }
         }
         // A run never spans two areas: their mappings differ.
@@ -104,12 +104,24 @@ impl Dump {
         Ok(())
     }
 
-    /// Finds the pages that only this process has; notes guard pages.
-    fn resident(&mut self, vma: &Vma) -> io::Result<Vec<(u64, u64)>> {
+    /// Returns whether a guard page lies between the run and `next`. A run does
+    /// not go over it: a guard belongs into anonymous memory, which every
+    /// kernel with guards allows, not into the mapping of the run.
+    fn guard_between(&self, next: u64) -> bool {
+        let Some(run) = self.run else { return false };
+        let guards = &self.pages.guards;
+        let first = guards.partition_point(|(guard, _)| *guard < run.end);
+        guards.get(first).is_some_and(|(guard, _)| *guard < next)
+    }
+
+    /// Finds the pages that only this process has, or all of an area that must
+    /// be dumped whole; notes guard pages.
+    fn ranges(&mut self, vma: &Vma) -> io::Result<Vec<(u64, u64)>> {
         const ENTRIES: u64 = 8192;
         let anonymous = vma.is_anonymous();
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         let mut entries = vec![0u8; (ENTRIES * 8) as usize];
+        let mut guarded = false;
         let mut at = vma.start;
         while at < vma.end {
             let count = ((vma.end - at) / LEN_PAGE).min(ENTRIES);
@@ -119,14 +131,18 @@ impl Dump {
                 let mut word = [0; 8];
                 word.copy_from_slice(entry);
                 let entry = u64::from_le_bytes(word);
-                let own = entry & SWAPPED != 0
+                let own = vma.whole
+                    || entry & SWAPPED != 0
                     || entry & PRESENT != 0 && (anonymous || entry & FILE_OR_SHARED == 0);
-                if entry & GUARD != 0 && vma.has(b"gu") {
+                if entry & GUARD != 0 {
                     extend(&mut self.pages.guards, at, 0);
+                    guarded = true;
                 } else if own {
                     // File pages must not be dropped, so gaps are closed here;
                     // in anonymous memory they are closed when zeros are known.
-                    extend(&mut ranges, at, if anonymous { 0 } else { MAX_GAP });
+                    let gap = if anonymous || guarded { 0 } else { MAX_GAP };
+                    extend(&mut ranges, at, gap);
+                    guarded = false;
                 }
                 at += LEN_PAGE;
             }

@@ -149,6 +149,9 @@ pub fn read(
 ) -> Result<TaskCoreEntry, Refusal> {
     let pid = group.pid();
     let status = Status::read(pid)?;
+    // In this order: a timer that expires now has its signal pending then. The
+    // other way round it would be in the image neither armed nor expired.
+    let timers_now = timers_of(remote, scratch)?;
     if let Some(signal) = group.leader().pending(Queue::Process)?.first() {
         return Err(Refusal::passing(format!("process {pid} has signal {signal} pending")));
     }
@@ -175,7 +178,7 @@ pub fn read(
         flags: stat.field(9) as u32,
         blk_sigset: group.leader().signal_mask()?,
         comm: comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec(),
-        timers: Some(timers_of(remote, scratch)?),
+        timers: Some(timers_now),
         rlimits: Some(limits(pid)?),
         loginuid: None,
         oom_score_adj: oom.ok().and_then(|score| score.trim().parse().ok()),

@@ -14,6 +14,7 @@ pub const NOBODY: u32 = 65534;
 
 pub mod occupy;
 pub mod service;
+pub mod target;
 
 /// Returns the path of the binary under test: the one that was built with the
 /// tests, or the one that `WARMSTART_TEST_BINARY` names (a released build).

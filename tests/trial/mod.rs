@@ -6,6 +6,7 @@
 //! such a run is either restored or cold, and never makes a new entry.
 #![allow(dead_code, clippy::unwrap_used)]
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
@@ -114,6 +115,8 @@ pub struct Trial {
     pub options: Vec<String>,
     /// What `warmstart` is called through (`sh -c ...`), if anything.
     pub via: Vec<String>,
+    /// The pid of the last captured program.
+    captured: Cell<i32>,
 }
 
 impl Trial {
@@ -122,7 +125,14 @@ impl Trial {
         let dir = tempfile::Builder::new().prefix("warmstart-trial-").tempdir().unwrap();
         let ready = format!("file:{}", dir.path().join("ready").display());
         let options = vec!["--ready".to_owned(), ready];
-        Self { cache: dir.path().join("cache"), dir, argv, options, via: Vec::new() }
+        Self {
+            cache: dir.path().join("cache"),
+            dir,
+            argv,
+            options,
+            via: Vec::new(),
+            captured: Cell::new(0),
+        }
     }
 
     /// Makes one with the Python program; `early` runs in a run that gets
@@ -212,14 +222,15 @@ impl Trial {
         let child = self.command(options).spawn().unwrap();
         let waiting = Waiting { child, gate: self.path("gate") };
         let end = Instant::now() + PATIENCE;
+        // Why it was started cold; another reason is one not to capture it.
+        let mut cold = None;
         loop {
             let status = self.status().unwrap_or_default();
-            let reason = status["reason"].as_str().unwrap_or("no entry yet").to_owned();
-            let pending = ["no entry yet", "asked to capture anew"].contains(&reason.as_str());
-            if matches!(status["outcome"].as_str(), Some("captured" | "restored"))
-                || status["outcome"] == "cold" && !pending && self.path("ready").exists()
-            {
-                return waiting;
+            let reason = status["reason"].as_str().map(str::to_owned);
+            match status["outcome"].as_str() {
+                Some("captured" | "restored") => return waiting,
+                Some(_) if *cold.get_or_insert_with(|| reason.clone()) != reason => return waiting,
+                _ => {}
             }
             assert!(Instant::now() < end, "neither captured nor refused: {status}");
             std::thread::sleep(Duration::from_millis(5));
@@ -230,7 +241,9 @@ impl Trial {
     pub fn capture(&self) -> Result<(), String> {
         let waiting = self.start(&["--refresh"]);
         let status = self.status().unwrap_or_default();
-        waiting.end_program(status["app_pid"].as_i64().unwrap_or(0) as i32);
+        let pid = status["app_pid"].as_i64().unwrap_or(0) as i32;
+        self.captured.set(pid);
+        waiting.end_program(pid);
         self.open_gate();
         match status["outcome"].as_str() {
             Some("captured") => Ok(()),
@@ -325,10 +338,43 @@ impl Trial {
     #[track_caller]
     pub fn check_nothing_left(&self) {
         let end = Instant::now() + PATIENCE;
-        while !self.processes().is_empty() {
+        loop {
+            if !self.reap() && self.processes().is_empty() {
+                return;
+            }
             assert!(Instant::now() < end, "left: {:?}", self.processes());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+/// Makes this process the parent of orphans. Not every first process of a
+/// container takes theirs away at once, and a zombie's pid is taken.
+pub fn adopt_orphans() {
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
+}
+
+impl Trial {
+    /// Takes away the programs of killed launchers, which are our children
+    /// now; tells whether there are more to come.
+    fn reap(&self) -> bool {
+        let own = std::process::id().to_string();
+        let is_ours = |pid: i32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let Some((head, tail)) = stat.rsplit_once(") ") else { return false };
+            let name = head.split_once('(').map_or("", |(_, name)| name);
+            let program = ["python3", "java"].contains(&name) || pid == self.captured.get();
+            program && tail.split(' ').nth(1) == Some(&own)
+        };
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let mut more = false;
+        for pid in pids.filter(|pid| is_ours(*pid)) {
+            let flags = nix::sys::wait::WaitPidFlag::WNOHANG;
+            let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), Some(flags));
+            more = true;
+        }
+        more
     }
 }
 

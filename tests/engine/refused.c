@@ -1,0 +1,189 @@
+/* Does one thing that an image cannot hold, then counts: refused KIND DIR. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/ioctl.h>
+#include <sys/ipc.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/shm.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+
+#define MUST(condition)                                                        \
+	do {                                                                   \
+		if (!(condition)) {                                            \
+			printf("unavailable: %s (%s)\n", #condition,           \
+			       strerror(errno));                               \
+			exit(3);                                               \
+		}                                                              \
+	} while (0)
+
+static void connected(void)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof address;
+	int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0);
+	MUST(!bind(listener, (struct sockaddr *)&address, len) && !listen(listener, 1));
+	MUST(!getsockname(listener, (struct sockaddr *)&address, &len));
+	MUST(!connect(client, (struct sockaddr *)&address, len) && accept(listener, NULL, NULL) >= 0);
+	printf("peer 127.0.0.1:%d\n", ntohs(address.sin_port));
+}
+
+static void *shared(int fd)
+{
+	void *at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	MUST(at != MAP_FAILED);
+	strcpy(at, "shared");
+	return at;
+}
+
+static void on_alarm(int signal)
+{
+	(void)signal;
+}
+
+static void start(const char *kind)
+{
+	int ends[2], fd;
+	if (!strcmp(kind, "tcp")) {
+		connected();
+	} else if (!strcmp(kind, "udp")) {
+		MUST(socket(AF_INET, SOCK_DGRAM, 0) >= 0);
+	} else if (!strcmp(kind, "unix")) {
+		MUST(!socketpair(AF_UNIX, SOCK_STREAM, 0, ends));
+	} else if (!strcmp(kind, "netlink")) {
+		MUST(socket(AF_NETLINK, SOCK_RAW, 0) >= 0);
+	} else if (!strcmp(kind, "child")) {
+		if (!fork()) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			for (;;)
+				pause();
+		}
+	} else if (!strcmp(kind, "zombie-child")) {
+		if (!fork())
+			_exit(0);
+	} else if (!strcmp(kind, "timer")) {
+		timer_t timer;
+		struct itimerspec spec = {{1000, 0}, {1000, 0}};
+		MUST(!timer_create(CLOCK_MONOTONIC, NULL, &timer) && !timer_settime(timer, 0, &spec, NULL));
+	} else if (!strcmp(kind, "inotify")) {
+		fd = inotify_init1(0);
+		MUST(fd >= 0 && inotify_add_watch(fd, "/tmp", IN_CREATE) >= 0);
+	} else if (!strcmp(kind, "io_uring")) {
+		char params[120] = {0};
+		MUST(syscall(SYS_io_uring_setup, 4, params) >= 0);
+	} else if (!strcmp(kind, "pidfd")) {
+		MUST(syscall(SYS_pidfd_open, getpid(), 0) >= 0);
+	} else if (!strcmp(kind, "pipe")) {
+		MUST(!pipe(ends));
+		if (!fork()) {
+			setsid();
+			close(ends[0]);
+			if (fork())
+				_exit(0);
+			/* A stranger now, who ends when we do. */
+			prctl(PR_SET_NAME, "holder");
+			pid_t parent = atoi(getenv("TARGET_PID"));
+			while (!kill(parent, 0))
+				usleep(20000);
+			_exit(0);
+		}
+		close(ends[1]);
+		usleep(200000);
+		while (waitpid(-1, NULL, 0) > 0)
+			;
+	} else if (!strcmp(kind, "packets")) {
+		MUST(!pipe2(ends, O_DIRECT));
+	} else if (!strcmp(kind, "memfd")) {
+		fd = memfd_create("heap", 0);
+		MUST(fd >= 0 && !ftruncate(fd, 4096));
+		shared(fd);
+		close(fd);
+	} else if (!strcmp(kind, "memfd-open")) {
+		MUST(memfd_create("open", 0) >= 0);
+	} else if (!strcmp(kind, "shared-anonymous")) {
+		void *at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		MUST(at != MAP_FAILED);
+	} else if (!strcmp(kind, "sysv")) {
+		int id = shmget(IPC_PRIVATE, 4096, 0600);
+		MUST(id >= 0 && shmat(id, NULL, 0) != (void *)-1 && !shmctl(id, IPC_RMID, NULL));
+	} else if (!strcmp(kind, "deleted")) {
+		fd = open("deleted", O_CREAT | O_RDWR, 0600);
+		MUST(fd >= 0 && !unlink("deleted"));
+	} else if (!strcmp(kind, "replaced")) {
+		fd = open("replaced", O_CREAT | O_RDWR, 0600);
+		MUST(fd >= 0 && !rename("replaced", "moved") && open("replaced", O_CREAT | O_RDWR, 0600) >= 0);
+		MUST(!unlink("moved"));
+	} else if (!strcmp(kind, "cwd")) {
+		MUST(!mkdir("gone", 0700) && !chdir("gone") && !rmdir("../gone"));
+	} else if (!strcmp(kind, "async")) {
+		MUST(!pipe(ends) && !fcntl(ends[0], F_SETFL, O_ASYNC));
+	} else if (!strcmp(kind, "lease")) {
+		fd = open("leased", O_CREAT | O_RDWR, 0600);
+		close(fd);
+		fd = open("leased", O_RDONLY);
+		MUST(fd >= 0 && !fcntl(fd, F_SETLEASE, F_RDLCK));
+	} else if (!strcmp(kind, "ofd-lock")) {
+		struct flock lock = {.l_type = F_WRLCK};
+		fd = open("locked", O_CREAT | O_RDWR, 0600);
+		MUST(fd >= 0 && !fcntl(fd, F_OFD_SETLK, &lock));
+	} else if (!strcmp(kind, "userfaultfd")) {
+		struct uffdio_api api = {.api = UFFD_API};
+		fd = syscall(SYS_userfaultfd, O_CLOEXEC);
+		MUST(fd >= 0 && !ioctl(fd, UFFDIO_API, &api));
+	} else if (!strcmp(kind, "pkey")) {
+		int key = pkey_alloc(0, 0);
+		void *at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		MUST(key > 0 && !pkey_mprotect(at, 4096, PROT_READ, key));
+	} else if (!strcmp(kind, "seccomp")) {
+		struct sock_filter all[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+		struct sock_fprog program = {1, all};
+		MUST(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+		MUST(!prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+	} else if (!strcmp(kind, "sealed")) {
+		void *at = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		MUST(!syscall(462, at, 4096, 0)); /* mseal, Linux 6.10 */
+	} else if (!strcmp(kind, "pending")) {
+		sigset_t set;
+		sigemptyset(&set), sigaddset(&set, SIGUSR1);
+		MUST(!sigprocmask(SIG_BLOCK, &set, NULL) && !kill(getpid(), SIGUSR1));
+	} else if (!strcmp(kind, "alarm")) {
+		/* Not refused: expires again and again while it is dumped. */
+		struct itimerval often = {{0, 700}, {0, 700}};
+		MUST(signal(SIGALRM, on_alarm) != SIG_ERR && !setitimer(ITIMER_REAL, &often, NULL));
+	} else if (!strcmp(kind, "namespace")) {
+		MUST(!syscall(SYS_unshare, 0x04000000)); /* CLONE_NEWUTS */
+	} else if (strcmp(kind, "nothing")) {
+		MUST(!"known");
+	}
+}
+
+int main(int argc, char **argv)
+{
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	MUST(argc == 3 && !chdir(argv[2]));
+	char pid[20];
+	snprintf(pid, sizeof pid, "%d", getpid());
+	setenv("TARGET_PID", pid, 1);
+	start(argv[1]);
+	printf("ready\n");
+	for (int i = 0;; i++) {
+		printf("tick %d\n", i);
+		usleep(5000);
+	}
+}
