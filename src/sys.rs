@@ -15,6 +15,7 @@ pub mod kcmp;
 pub mod limits;
 pub mod memory;
 pub mod pidfd;
+pub mod prefault;
 pub mod process;
 pub mod ptrace;
 pub mod signals;
