@@ -9,6 +9,7 @@ mod trial;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use trial::{Dice, Trial, repeat};
@@ -231,6 +232,37 @@ fn a_damaged_entry_of_a_java_program() {
     trial.capture().unwrap();
     other.capture().unwrap();
     damage(&trial, &other, repeat(60), limit());
+}
+
+/// Opening a FIFO waits for its other end: nothing of the cache is opened
+/// that way.
+#[test]
+fn fifos_in_the_places_of_files() {
+    if let Err(missing) = trial::can_restore() {
+        skip!("{missing}");
+    }
+    let trial = Trial::python("pass", "pass");
+    trial.capture().unwrap();
+    trial.run_restored("before");
+    let id = trial.entry().file_name().unwrap().to_owned();
+    fs::write(trial.cache.join("v1/notes").join(&id), "{}").unwrap();
+    fs::write(trial.cache.join("v1/locks").join(&id), "").unwrap();
+    for name in files(&trial.cache) {
+        let path = trial.cache.join(&name);
+        if !path.exists() {
+            fs::write(&path, "").unwrap();
+        }
+        let damaged = Damaged::new(&path, &trial.path("aside"), &path, Damage::Fifo);
+        let ended = trial.run();
+        ended.check(&name.display().to_string());
+        assert_eq!(ended.restored(), !name.starts_with("v1/entries"), "{name:?} {ended:?}");
+        drop(damaged);
+        // Notes are read when there is one to write.
+        let mut command = Command::new(support::binary());
+        command.args(["cache", "ls", "--json"]).env("WARMSTART_CACHE_DIR", &trial.cache);
+        assert!(command.stdout(Stdio::null()).status().unwrap().success());
+    }
+    trial.run_restored("after");
 }
 
 /// The directories of an entry are as easy to damage as its files.
