@@ -16,7 +16,8 @@
 //! lookup pays for one record and not for all of them; a damaged record is a
 //! file that has to be hashed again, nothing worse.
 //!
-//! A file that was changed less than [`RACY_NS`] before it was hashed is not
+//! A file that was changed less than a moment ([`RACY_NS`], less where the
+//! file system's clock is finer) before it was hashed is not
 //! remembered: another change within the same tick of the file system's clock
 //! would leave its identity as it was. (git's index has the same problem.)
 
@@ -31,6 +32,17 @@ use super::digest::{Digest, FileIdentity, hash_file, now_ns};
 /// How old a change must be, in ns, before the identity can be trusted: the
 /// coarsest file system clock that is in use (FAT) ticks every two seconds.
 pub const RACY_NS: i64 = 2_000_000_000;
+
+/// The same where times are seen to be finer than a millisecond: the kernel's
+/// coarse clock ticks every 1 to 10 ms (`current_time`, CONFIG_HZ).
+const RACY_FINE_NS: i64 = 50_000_000;
+
+/// Returns how old a file's last change must be for its identity to be
+/// trusted. Coarse file systems are known by their round times; what is just
+/// written (an entry, on its first hit) need not be read again elsewhere.
+fn racy_ns(identity: &FileIdentity) -> i64 {
+    if identity.ctime_ns % 1_000_000 == 0 { RACY_NS } else { RACY_FINE_NS }
+}
 
 const MAGIC: &[u8; 8] = b"WSDIGEST";
 const VERSION: u32 = 1;
@@ -248,7 +260,8 @@ impl DigestMemory {
 
     fn hash(&mut self, path: &Path) -> io::Result<Known> {
         let hashed = hash_file(path)?;
-        let settled = hashed.began_ns.saturating_sub(hashed.identity.ctime_ns) > RACY_NS;
+        let settled =
+            hashed.began_ns.saturating_sub(hashed.identity.ctime_ns) > racy_ns(&hashed.identity);
         if settled {
             let record = Record {
                 identity: hashed.identity,

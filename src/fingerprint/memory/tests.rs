@@ -70,6 +70,14 @@ fn a_file_that_has_just_changed_is_not_remembered() {
 }
 
 #[test]
+fn how_old_a_change_must_be_depends_on_the_clock_that_dated_it() {
+    let at = |ctime_ns| FileIdentity { ctime_ns, ..record(1, b"").identity };
+    assert_eq!(racy_ns(&at(1_700_000_000_000_000_000)), RACY_NS);
+    assert_eq!(racy_ns(&at(1_700_000_000_123_000_000)), RACY_NS);
+    assert_eq!(racy_ns(&at(1_700_000_000_123_456_789)), RACY_FINE_NS);
+}
+
+#[test]
 fn an_old_file_is_remembered_and_not_read_again() {
     let fixture = Fixture::new();
     // Nothing can set a ctime: take a file that has been there all along.
