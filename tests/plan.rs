@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use warmstart::image::Set;
@@ -124,5 +125,83 @@ fn hostile_plans_are_refused() {
     ];
     for (what, change) in changes {
         assert!(hostile(change).is_err(), "{what} was accepted");
+    }
+}
+
+/// What a plan's calls leave open, by a model of a descriptor table: which end
+/// of which pipe, or something else.
+fn opened_by(plan: &Plan) -> BTreeMap<u64, &'static str> {
+    let mut table: BTreeMap<u64, &str> = (0..3).map(|fd| (fd, "caller's")).collect();
+    let lowest = |table: &BTreeMap<u64, &str>| (0..).find(|fd| !table.contains_key(fd)).unwrap();
+    for operation in &plan.file().operations {
+        let arg = |index: usize| match operation.arg(index) {
+            Arg::Value(value) => value,
+            _ => u64::MAX,
+        };
+        match i64::from(operation.number) {
+            libc::SYS_close => drop(table.remove(&arg(0)).expect("closes what is open")),
+            libc::SYS_dup3 => {
+                let what = table[&arg(0)];
+                assert_ne!(arg(0), arg(1), "EINVAL");
+                table.insert(arg(1), what);
+            }
+            libc::SYS_pipe2 => {
+                let read = lowest(&table);
+                table.insert(read, "reads");
+                let write = lowest(&table);
+                table.insert(write, "writes");
+            }
+            libc::SYS_openat | libc::SYS_socket | libc::SYS_epoll_create1 | libc::SYS_eventfd2 => {
+                let made = lowest(&table);
+                assert_eq!(operation.result(), Check::Equals(made as i64));
+                table.insert(made, "other");
+            }
+            _ => {}
+        }
+    }
+    table
+}
+
+/// A pipe above a hole came back with its ends swapped, or as one end twice.
+#[test]
+fn pipes_come_back_wherever_their_ends_are() {
+    use warmstart::image::proto::{FdTypes, FdinfoEntry, FileEntry, PipeEntry};
+    const NUMBERS: std::ops::Range<u32> = 3..9;
+    for (reads, writes) in NUMBERS.flat_map(|r| NUMBERS.map(move |w| (r, w))) {
+        if reads == writes {
+            continue;
+        }
+        for others in 0..16u32 {
+            let mut set = golden();
+            set.tasks[0].fdinfo.retain(|entry| entry.fd < 3);
+            for (id, fd, flags) in [(100, reads, 0), (101, writes, 1)] {
+                let pipe = PipeEntry { id, pipe_id: 7, flags, ..Default::default() };
+                let kind = FdTypes::Pipe.into();
+                let file = FileEntry { id, r#type: kind, pipe: Some(pipe), ..Default::default() };
+                set.files.push(file);
+                let entry = FdinfoEntry { id, r#type: kind, fd, ..Default::default() };
+                set.tasks[0].fdinfo.push(entry);
+            }
+            // Some of the first numbers hold something else.
+            for fd in (3..7).filter(|fd| others & 1 << (fd - 3) != 0) {
+                if fd != reads && fd != writes {
+                    let kind = FdTypes::Reg.into();
+                    let entry = FdinfoEntry { id: 4, r#type: kind, fd, ..Default::default() };
+                    set.tasks[0].fdinfo.push(entry);
+                }
+            }
+            let expected: BTreeMap<u64, &str> = set.tasks[0]
+                .fdinfo
+                .iter()
+                .map(|entry| match entry.fd {
+                    fd if fd == reads => (u64::from(fd), "reads"),
+                    fd if fd == writes => (u64::from(fd), "writes"),
+                    fd if fd < 3 => (u64::from(fd), "caller's"),
+                    fd => (u64::from(fd), "other"),
+                })
+                .collect();
+            let plan = planner::compile(&set, &facts(PageMode::Mapped)).unwrap();
+            assert_eq!(opened_by(&plan), expected, "{reads} {writes} {others:b}");
+        }
     }
 }

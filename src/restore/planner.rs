@@ -186,6 +186,8 @@ struct Planner<'a> {
     operations: Vec<Operation>,
     /// Paths of files that the plan has created anew already.
     recreated: Vec<Vec<u8>>,
+    /// Pipes that the plan has made already.
+    made_pipes: Vec<u32>,
 }
 
 impl Planner<'_> {
@@ -222,6 +224,7 @@ pub fn compile(set: &Set, facts: &Facts) -> Result<Plan, PlannerError> {
         data: Data::default(),
         operations: Vec::new(),
         recreated: Vec::new(),
+        made_pipes: Vec::new(),
     };
     // Files get the permissions that they had, whatever the caller's mask is;
     // the program's own mask comes last.

@@ -28,6 +28,11 @@ const FLOCK: u32 = 2;
 pub(super) struct Numbers(BTreeSet<i32>);
 
 impl Numbers {
+    fn lowest_free_but(&self, taken: i32) -> i32 {
+        let free = |number: &i32| *number != taken && !self.0.contains(number);
+        (0..).find(free).unwrap_or(i32::MAX)
+    }
+
     fn lowest_free(&self) -> i32 {
         (0..).find(|number| !self.0.contains(number)).unwrap_or(i32::MAX)
     }
@@ -282,6 +287,11 @@ impl Planner<'_> {
     ) -> Result<(), PlannerError> {
         let lonely = || PlannerError::Unsupported(format!("fd {} is half a pipe", target.fd));
         let pipe = file.pipe.as_ref().ok_or_else(lonely)?;
+        if self.made_pipes.contains(&pipe.pipe_id) {
+            let what = format!("fd {} is a pipe's end that was opened again", target.fd);
+            return Err(PlannerError::Unsupported(what));
+        }
+        self.made_pipes.push(pipe.pipe_id);
         let writes = |flags: u32| flags & libc::O_ACCMODE as u32 == libc::O_WRONLY as u32;
         let mut other = None;
         for entry in all {
@@ -333,8 +343,9 @@ impl Planner<'_> {
     fn place_pair(&mut self, ends: [(i32, &Target, u32); 2], numbers: &mut Numbers) {
         let [(mut first, one, one_flags), (second, two, two_flags)] = ends;
         if second == one.fd && first != one.fd {
-            // The first one's place is taken by the second: step aside.
-            let aside = numbers.lowest_free();
+            // The first one's place is taken by the second: step aside, but not
+            // to where the second goes.
+            let aside = numbers.lowest_free_but(two.fd);
             self.push(libc::SYS_dup3, &[value(first), value(aside), value(0)], Check::Ok);
             self.must(libc::SYS_close, &[value(first)]);
             numbers.0.remove(&first);
