@@ -123,7 +123,7 @@ pub fn run(command: Command, options: Options) -> u8 {
 pub fn relay(program: i32, blocked: &BlockedSignals) -> u8 {
     let _ = blocked;
     match relay::Relay::new(program, stdio::Tap::default(), None) {
-        Ok(relay) => run::end_like(relay.run(None).ending),
+        Ok(relay) => run::end_like(relay.run(None)),
         Err(_) => OWN_FAILURE,
     }
 }

@@ -201,6 +201,7 @@ type ReadState = (Set, Facts, u64, Vec<PathBuf>);
 /// Reads everything while the process stands still.
 fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState, Refusal> {
     process::check_children(group)?;
+    process::check_shutdown(group)?;
     let gate = find_gate(group)?;
     let mut remote = Remote::borrow(group.leader(), gate)?;
     let scratch = Scratch::map(&mut remote, capture.pid)?;

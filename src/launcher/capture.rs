@@ -23,11 +23,6 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// How long a program that has ended waits for its entry to be committed.
 const LAST_COMMIT: Duration = Duration::from_secs(2);
 
-/// A program that ends within this time after it was read, asked by a signal
-/// that we have not seen, may have been ending already. A JVM runs its shutdown
-/// hooks in well under a second as a rule.
-const SUSPICIOUS: Duration = Duration::from_secs(3);
-
 /// How often a stopped program or a running warmup is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -68,8 +63,6 @@ pub trait Parts {
     fn release(&mut self);
     /// Returns the id of the entry, there or to be, once it is known.
     fn entry(&self) -> Option<String>;
-    /// Takes back the entry that was made.
-    fn retract(&mut self);
 }
 
 enum Stage {
@@ -87,8 +80,6 @@ pub struct Capture<'a> {
     patience: Duration,
     herald: &'a Herald,
     status: Status,
-    /// When the program was frozen.
-    frozen: Option<Instant>,
 }
 
 impl fmt::Debug for Capture<'_> {
@@ -107,7 +98,7 @@ impl<'a> Capture<'a> {
         herald: &'a Herald,
         status: Status,
     ) -> Self {
-        Self { parts, stage: Stage::Waiting, patience, herald, status, frozen: None }
+        Self { parts, stage: Stage::Waiting, patience, herald, status }
     }
 
     /// Does what is due; returns when to come back, if not only by an event.
@@ -177,19 +168,8 @@ impl<'a> Capture<'a> {
         }
     }
 
-    /// The program has ended: an image that is already read is still written,
-    /// unless somebody else than we told it to end (`unseen`), perhaps before
-    /// it was read.
-    pub fn program_ended(mut self, unseen: bool) {
-        self.finish();
-        if unseen && self.frozen.is_some_and(|frozen| frozen.elapsed() < SUSPICIOUS) {
-            self.parts.retract();
-            self.refused("it was ending while it was captured");
-        }
-    }
-
-    /// Waits for an image that is being written.
-    fn finish(&mut self) {
+    /// The program has ended: an image that is already read is still written.
+    pub fn program_ended(mut self) {
         match &self.stage {
             Stage::Writing { result, .. } => match result.recv_timeout(LAST_COMMIT) {
                 Ok(result) => self.written(result),
@@ -217,13 +197,10 @@ impl<'a> Capture<'a> {
 
     fn freeze(&mut self, deadline: Instant, pause: Duration) {
         match self.parts.freeze() {
-            Ok(job) => {
-                self.frozen = Some(Instant::now());
-                match start(job) {
-                    Ok(stage) => self.stage = stage,
-                    Err(error) => self.refused(&format!("no thread to write the image: {error}")),
-                }
-            }
+            Ok(job) => match start(job) {
+                Ok(stage) => self.stage = stage,
+                Err(error) => self.refused(&format!("no thread to write the image: {error}")),
+            },
             Err(refusal) if refusal.outlook == Outlook::Lasting => {
                 self.parts.note_refusal(&refusal.reason);
                 self.refused(&refusal.reason);
@@ -335,9 +312,6 @@ mod tests {
         fn entry(&self) -> Option<String> {
             None
         }
-        fn retract(&mut self) {
-            self.note("retract");
-        }
     }
 
     fn ready() -> Vec<Readiness> {
@@ -361,7 +335,7 @@ mod tests {
             assert!(Instant::now() < end);
             std::thread::sleep(Duration::from_millis(1));
         }
-        capture.program_ended(false);
+        capture.program_ended();
         let diary = diary.borrow().clone();
         (diary, std::fs::read_to_string(file).unwrap_or_default())
     }
@@ -422,7 +396,7 @@ mod tests {
         while !matches!(capture.stage, Stage::Writing { .. }) {
             capture.step(false);
         }
-        capture.program_ended(false);
+        capture.program_ended();
         let status = std::fs::read_to_string(dir.path().join("status")).unwrap();
         assert!(status.contains("captured"));
     }
@@ -447,8 +421,8 @@ mod tests {
         }
         // Too late: what was read before is good.
         capture.told_to_end(libc::SIGTERM);
-        capture.program_ended(true);
-        assert_eq!(*diary.borrow(), ["freeze", "release", "retract", "release"]);
+        capture.program_ended();
+        assert_eq!(*diary.borrow(), ["freeze", "release"]);
     }
 
     #[test]

@@ -297,11 +297,6 @@ impl Lookup {
         self.save_digests();
     }
 
-    /// Returns the way to remove the entry, there or to be.
-    pub fn retire_later(&self) -> Retire {
-        Retire { cache: self.cache.clone(), id: self.fingerprint.id }
-    }
-
     /// Writes down what files have been hashed; that this fails only costs the
     /// next run the same work.
     pub fn save_digests(&mut self) {
@@ -347,21 +342,6 @@ impl Lookup {
     pub fn note_refusal(&self, reason: &str) {
         // Nobody depends on the note.
         let _ = self.cache.note_refusal(&self.fingerprint.id, &self.command, reason);
-    }
-}
-
-/// The right to remove an entry later.
-#[derive(Debug)]
-pub struct Retire {
-    cache: Cache,
-    id: EntryId,
-}
-
-impl Retire {
-    /// Removes the entry: what it brings back cannot be what one wants.
-    pub fn retire(self) {
-        // One that is in use stays, and is found bad again the next time.
-        let _ = self.cache.remove(&self.id);
     }
 }
 

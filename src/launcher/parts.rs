@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use nix::poll::PollFd;
 
 use super::capture::{Job, Parts, Readiness};
-use super::hit::{Lookup, Retire, Unread};
+use super::hit::{Lookup, Unread};
 use super::probing::Probing;
 use crate::readiness::{NotifySocket, Source};
 use crate::snapshot::{self, After, FileId, Refusal, StdioOrigin};
@@ -25,8 +25,6 @@ pub enum Key {
 /// Where an entry goes, as soon as that is known.
 pub struct Place {
     state: State,
-    /// The way back, should the entry turn out to be bad.
-    retire: Option<Retire>,
     id: Option<String>,
     notify: Option<PathBuf>,
 }
@@ -41,7 +39,7 @@ impl Place {
     /// Makes the place, for a program that runs by now; `notify` is the path
     /// of the socket that it notifies.
     pub fn new(key: Key, notify: Option<PathBuf>) -> Self {
-        let mut place = Self { state: State::Gone, retire: None, id: None, notify };
+        let mut place = Self { state: State::Gone, id: None, notify };
         match key {
             Key::Known(mut lookup) => {
                 lookup.save_digests();
@@ -64,7 +62,6 @@ impl Place {
         if let Some(notify) = &self.notify {
             lookup.set_notify(notify);
         }
-        self.retire = Some(lookup.retire_later());
         self.id = Some(lookup.id());
         self.state = State::Known(lookup);
     }
@@ -159,12 +156,6 @@ impl Parts for Native {
 
     fn take_notify(&mut self) -> Option<NotifySocket> {
         self.probing.take_notify()
-    }
-
-    fn retract(&mut self) {
-        if let Some(retire) = self.place.retire.take() {
-            retire.retire();
-        }
     }
 
     fn entry(&self) -> Option<String> {

@@ -62,27 +62,6 @@ pub enum Ending {
 /// Signals that ask a program to end.
 pub const ENDS: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
 
-impl Ending {
-    /// Tells whether this is how a program ends that one of [`ENDS`] asked to:
-    /// killed by it, or with the status that shells and the JVM give then.
-    pub fn was_asked_for(self) -> bool {
-        match self {
-            Self::Killed(signal) => ENDS.contains(&signal),
-            Self::Exited(status) => ENDS.contains(&(status - 128)),
-            Self::Unknown => false,
-        }
-    }
-}
-
-/// What became of a program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Course {
-    /// How it ended.
-    pub ending: Ending,
-    /// Whether we have seen a signal that asked it to.
-    pub told_to_end: bool,
-}
-
 /// What is to be done about a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Deed {
@@ -168,7 +147,7 @@ impl Relay {
     }
 
     /// Relays until the program ends; does the steps of a capture meanwhile.
-    pub fn run(mut self, mut capture: Option<Capture<'_>>) -> Course {
+    pub fn run(mut self, mut capture: Option<Capture<'_>>) -> Ending {
         self.wait();
         let ending = loop {
             if let Some(ending) = self.ending {
@@ -195,11 +174,10 @@ impl Relay {
             }
         };
         self.drain();
-        let told_to_end = self.told_to_end.is_some();
         if let Some(capture) = capture {
-            capture.program_ended(ending.was_asked_for() && !told_to_end);
+            capture.program_ended();
         }
-        Course { ending, told_to_end }
+        ending
     }
 
     /// Waits until something may have happened.

@@ -1,7 +1,7 @@
 //! The course of one run.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::capture::Capture;
 use super::hit::{Found, Lookup, NoLookup};
@@ -34,10 +34,6 @@ const IGNORABLE: [i32; 12] = [
     libc::SIGXFSZ,
     libc::SIGWINCH,
 ];
-
-/// A restored program that ends within this time as if it had been told to,
-/// though nobody did, was ending when it was captured.
-const SHORT_LIFE: Duration = Duration::from_secs(3);
 
 /// One run of a command.
 pub struct Run {
@@ -193,23 +189,11 @@ impl Run {
         let notify = lookup
             .notify()
             .and_then(|notify| probing::renotify(&notify.path, notify.notified, &self.command));
-        let retire = lookup.retire_later();
         lookup.finish_hit();
         stdio::let_go(self.herald.is_quiet());
         stdio::let_go_of(&self.passed);
         match Relay::new(restored.pid, Tap::default(), notify) {
-            Ok(relay) => {
-                let course = relay.run(None);
-                if course.ending.was_asked_for()
-                    && !course.told_to_end
-                    && began.elapsed() < SHORT_LIFE
-                {
-                    // Captured while it was ending: it would end so every time.
-                    self.herald.detail("ended at once, so its entry is removed");
-                    retire.retire();
-                }
-                end_like(course.ending)
-            }
+            Ok(relay) => end_like(relay.run(None)),
             Err(error) => {
                 self.herald.fail(&format!("signalfd: {error}"));
                 OWN_FAILURE
@@ -314,7 +298,7 @@ impl Run {
         let patience = self.options.capture_timeout;
         let capture = Capture::new(Box::new(parts), patience, &self.herald, self.status.clone());
         match Relay::new(pid, tap, None) {
-            Ok(relay) => end_like(relay.run(Some(capture)).ending),
+            Ok(relay) => end_like(relay.run(Some(capture))),
             Err(error) => {
                 self.herald.fail(&format!("signalfd: {error}"));
                 OWN_FAILURE

@@ -123,6 +123,21 @@ fn check_namespaces(pid: i32) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Refuses a JVM that is shutting down: HotSpot handles a signal that asks it to
+/// end in a thread of this name, which runs the shutdown hooks.
+pub fn check_shutdown(group: &Group) -> Result<(), Refusal> {
+    const HANDLERS: [&str; 3] = ["SIGTERM handler", "SIGINT handler", "SIGHUP handler"];
+    for thread in group.threads() {
+        let path = format!("/proc/{}/task/{}/comm", group.pid(), thread.tid());
+        let name = fs::read_to_string(path).unwrap_or_default();
+        if HANDLERS.contains(&name.trim_end()) {
+            let what = format!("process {} is shutting down ({})", group.pid(), name.trim_end());
+            return Err(Refusal::passing(what));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses a process with children: an image holds one process. They may be
 /// about to end.
 pub fn check_children(group: &Group) -> Result<(), Refusal> {

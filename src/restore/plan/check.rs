@@ -300,7 +300,7 @@ impl Examined<'_> {
                 Ok(())
             }
             // The ends of a pipe may pass by the two numbers above.
-        (Fd, Arg::Value(fd)) if fd < (u64::from(plan.fd_ceiling) + 2).max(64) => Ok(()),
+            (Fd, Arg::Value(fd)) if fd < (u64::from(plan.fd_ceiling) + 2).max(64) => Ok(()),
             // An anonymous mapping has no descriptor.
             (Fd, Arg::Value(u64::MAX)) if number == libc::SYS_mmap => Ok(()),
             (Path, Arg::Data(offset)) => {
