@@ -47,6 +47,8 @@ pub struct Capture<'a> {
     pub dir: &'a Path,
     /// Where the program's 0, 1 and 2 came from.
     pub stdio: [StdioOrigin; 3],
+    /// How far descriptor 0 had been read when the program got it.
+    pub stdin: StdinAtStart,
     /// Descriptors above 2 that the program inherited from the caller: they
     /// are left out of the image.
     pub inherited: &'a [(RawFd, FileId)],
@@ -90,6 +92,35 @@ pub enum StdioOrigin {
     Closed,
     /// Not known: whatever the program has there now.
     Programs,
+}
+
+/// How far a program's standard input had been read when it was started: what
+/// it reads before the capture is in no key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StdinAtStart {
+    /// A file, at this offset.
+    Offset(u64),
+    /// A pipe or socket, with so many bytes to read.
+    Unread(u64),
+    /// Something else, or not known.
+    Other,
+}
+
+impl StdinAtStart {
+    /// Looks at a descriptor 0 that is about to be passed on.
+    pub fn of(fd: impl AsFd) -> Self {
+        use nix::sys::stat::{SFlag, fstat};
+        use nix::unistd::{Whence, lseek};
+        let Ok(stat) = fstat(&fd) else { return Self::Other };
+        let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+        match kind {
+            SFlag::S_IFREG => lseek(&fd, 0, Whence::SeekCur)
+                .map_or(Self::Other, |offset| Self::Offset(offset as u64)),
+            SFlag::S_IFIFO | SFlag::S_IFSOCK => crate::sys::socket::readable(fd.as_fd())
+                .map_or(Self::Other, |unread| Self::Unread(unread as u64)),
+            _ => Self::Other,
+        }
+    }
 }
 
 /// Whether a refusal is worth another try.
@@ -202,6 +233,7 @@ type ReadState = (Set, Facts, u64, Vec<PathBuf>);
 fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState, Refusal> {
     process::check_children(group)?;
     process::check_shutdown(group)?;
+    process::check_rights(group)?;
     let gate = find_gate(group)?;
     let mut remote = Remote::borrow(group.leader(), gate)?;
     let scratch = Scratch::map(&mut remote, capture.pid)?;

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::failure::{Failure, status};
 use crate::image::{self, Set};
 use crate::restore::plan::{Plan, PlanError};
-use crate::snapshot::{self, After, Capture, StdioOrigin};
+use crate::snapshot::{self, After, Capture, StdinAtStart, StdioOrigin};
 use crate::{launcher, restore, ui};
 
 /// How long a restore may take; there is no cold start to fall back to, and
@@ -97,6 +97,7 @@ fn dump(arguments: &DumpArguments) -> Result<u8, Failure> {
         inherited: &[],
         keep: &[],
         stdio: [StdioOrigin::Programs; 3],
+        stdin: StdinAtStart::Other,
         after,
     };
     let snapshot =

@@ -11,7 +11,7 @@ use super::capture::{Job, Parts, Readiness};
 use super::hit::{Lookup, Unread};
 use super::probing::Probing;
 use crate::readiness::{NotifySocket, Source};
-use crate::snapshot::{self, After, FileId, Refusal, StdioOrigin};
+use crate::snapshot::{self, After, FileId, Refusal, StdinAtStart, StdioOrigin};
 use crate::sys::process;
 
 /// The key of a command that is started cold.
@@ -99,6 +99,8 @@ pub struct Native {
     pub keep: Vec<RawFd>,
     /// What it was started with as 0, 1 and 2.
     pub stdio: [StdioOrigin; 3],
+    /// How far 0 had been read then.
+    pub stdin: StdinAtStart,
 }
 
 impl Parts for Native {
@@ -132,6 +134,7 @@ impl Parts for Native {
             inherited: &self.passed,
             keep: &self.keep,
             stdio: self.stdio,
+            stdin: self.stdin,
             after: After::Run,
         });
         match frozen {

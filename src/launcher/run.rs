@@ -14,7 +14,7 @@ use super::{OWN_FAILURE, Options, Policy, descriptors, hit, spawn};
 use crate::command::Command;
 use crate::readiness::{Probe, Started, Target};
 use crate::restore::{CannotRestore, Restored};
-use crate::snapshot::{FileId, StdioOrigin};
+use crate::snapshot::{FileId, StdinAtStart, StdioOrigin};
 use crate::sys::process::{self, Inherited, SpawnError};
 use crate::sys::{self, signals};
 
@@ -269,6 +269,10 @@ impl Run {
         self.block_signals();
         let started = Started::now();
         let stdio = ends.each_ref().map(|end| end.as_ref().map(AsRawFd::as_raw_fd));
+        let stdin = match self.inherited.closed_stdio[0] {
+            true => StdinAtStart::Other,
+            false => StdinAtStart::of(std::io::stdin()),
+        };
         let pid = match process::spawn(exec, &self.inherited, stdio) {
             Ok(pid) => pid,
             Err(SpawnError::Exec(error)) => return self.cannot_execute(&error),
@@ -294,6 +298,7 @@ impl Run {
             passed,
             keep: self.options.keep.clone(),
             stdio: origins,
+            stdin,
         };
         let patience = self.options.capture_timeout;
         let capture = Capture::new(Box::new(parts), patience, &self.herald, self.status.clone());

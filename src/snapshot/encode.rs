@@ -468,18 +468,38 @@ fn check_file(vma: &Vma, path: &Path, dev: (u32, u32), inode: u64) -> Result<(),
 /// Chooses how memory comes back: mapped where it is known that the program
 /// never relies on `MADV_DONTNEED` giving zeros, copied elsewhere.
 fn page_mode(vmas: &[Vma]) -> PageMode {
-    const UNSAFE_ALLOCATORS: [&[u8]; 3] = [b"jemalloc", b"tcmalloc", b"mimalloc"];
-    let names = vmas.iter().filter_map(|vma| match &vma.backing {
-        Backing::File { path, .. } => path.file_name().map(OsStrExt::as_bytes),
-        _ => None,
-    });
-    let mut hotspot = false;
-    for name in names {
-        hotspot |= name == b"libjvm.so";
-        let relies = |allocator: &[u8]| name.windows(allocator.len()).any(|part| part == allocator);
-        if UNSAFE_ALLOCATORS.into_iter().any(relies) {
-            return PageMode::Copied;
-        }
+    let mut paths: Vec<&Path> = vmas
+        .iter()
+        .filter(|vma| vma.prot & libc::PROT_EXEC != 0)
+        .filter_map(|vma| match &vma.backing {
+            Backing::File { path, .. } => Some(path.as_path()),
+            _ => None,
+        })
+        .collect();
+    paths.dedup();
+    let hotspot = paths.iter().find(|path| path.ends_with("libjvm.so"));
+    // lib/server/libjvm.so.
+    let Some(home) = hotspot.and_then(|path| path.ancestors().nth(3)) else {
+        return PageMode::Copied;
+    };
+    let safe = paths.into_iter().all(|path| path.starts_with(home) || keeps_its_pages(path));
+    if safe { PageMode::Mapped } else { PageMode::Copied }
+}
+
+/// Returns whether a library outside of the JDK can be trusted not to rely on
+/// `MADV_DONTNEED` giving zeros: one of the system's that is no allocator, or
+/// one that never asks for advice (an allocator linked into it would).
+fn keeps_its_pages(path: &Path) -> bool {
+    const ALLOCATORS: [&[u8]; 3] = [b"jemalloc", b"tcmalloc", b"mimalloc"];
+    const MAX_LEN: u64 = 64 << 20;
+    let contains = |text: &[u8], part: &[u8]| text.windows(part.len()).any(|at| at == part);
+    let name = path.file_name().map_or(&b""[..], OsStrExt::as_bytes);
+    if ALLOCATORS.iter().any(|allocator| contains(name, allocator)) {
+        return false;
     }
-    if hotspot { PageMode::Mapped } else { PageMode::Copied }
+    if path.starts_with("/usr/lib") || path.starts_with("/lib") || path.starts_with("/lib64") {
+        return true;
+    }
+    let small = fs::metadata(path).is_ok_and(|meta| meta.len() <= MAX_LEN);
+    small && fs::read(path).is_ok_and(|library| !contains(&library, b"madvise"))
 }

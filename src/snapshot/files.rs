@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Capture, FileId, Refusal, StdioOrigin};
+use super::{Capture, FileId, Refusal, StdinAtStart, StdioOrigin};
 use crate::image::Queued;
 use crate::image::proto::{
     EventfdFileEntry, ExtFileEntry, FdTypes, FdinfoEntry, FileEntry, FileLockEntry, FownEntry,
@@ -111,6 +111,9 @@ pub fn read(capture: &Capture<'_>) -> Result<Files, Refusal> {
             }
         };
         let cloexec = descriptor.info.flags & libc::O_CLOEXEC as u32 != 0;
+        if source == Some(Source::Stdio(0)) {
+            reader.check_stdin(descriptor)?;
+        }
         if let Some(source) = source {
             reader.files.given.push(Given { fd, source, cloexec });
         }
@@ -292,6 +295,24 @@ impl Reader<'_> {
             }
         }
         Ok(false)
+    }
+
+    /// Refuses a program that has read some of its standard input: a restored
+    /// one would answer for that, whatever its own input is.
+    fn check_stdin(&self, descriptor: &Descriptor) -> Result<(), Refusal> {
+        let read = match self.capture.stdin {
+            StdinAtStart::Offset(offset) => descriptor.info.pos != offset,
+            StdinAtStart::Unread(before) => {
+                let duplicate = self.duplicate(descriptor)?;
+                let now = crate::sys::socket::readable(duplicate.as_fd()).unwrap_or(0);
+                (now as u64) < before
+            }
+            StdinAtStart::Other => false,
+        };
+        if read {
+            return Err(Refusal::lasting("it has read some of its standard input"));
+        }
+        Ok(())
     }
 
     /// Duplicates the descriptor into this process, to ask it things.

@@ -9,6 +9,8 @@ use crate::image::proto::{
     ItimerEntry, RlimitEntry, SaEntry, TaskCoreEntry, TaskRlimitsEntry, TaskTimersEntry,
 };
 use crate::image::{SIGNALS, task_state};
+use crate::privilege;
+use crate::sys::kcmp::{self, Shared};
 use crate::sys::ptrace::Queue;
 use crate::trace::{Group, Remote, Scratch, TraceError};
 
@@ -50,9 +52,17 @@ pub struct Status {
 impl Status {
     /// Reads the status of a process.
     pub fn read(pid: i32) -> Result<Self, Refusal> {
-        let path = format!("/proc/{pid}/status");
+        Self::at(&format!("/proc/{pid}/status"), pid)
+    }
+
+    /// Reads the status of a thread.
+    pub fn of_thread(pid: i32, tid: i32) -> Result<Self, Refusal> {
+        Self::at(&format!("/proc/{pid}/task/{tid}/status"), tid)
+    }
+
+    fn at(path: &str, id: i32) -> Result<Self, Refusal> {
         let text =
-            fs::read(&path).map_err(|_| Refusal::lasting(format!("there is no process {pid}")))?;
+            fs::read(path).map_err(|_| Refusal::lasting(format!("there is no process {id}")))?;
         Ok(Self { text: String::from_utf8_lossy(&text).into_owned() })
     }
 
@@ -118,6 +128,66 @@ fn check_namespaces(pid: i32) -> Result<(), Refusal> {
                 return Err(Refusal::lasting(format!("process {pid} may not be traced: {error}")));
             }
             _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Lines of `status` in which every thread must be like the leader.
+const ALIKE: [&str; 11] = [
+    "Uid",
+    "Gid",
+    "Groups",
+    "CapInh",
+    "CapPrm",
+    "CapEff",
+    "CapBnd",
+    "CapAmb",
+    "NoNewPrivs",
+    "Seccomp",
+    "Seccomp_filters",
+];
+
+/// Refuses what a restore would give back or take away: rights that the program
+/// has dropped or gained, as a whole or in one thread, and threads with
+/// descriptors or directories of their own.
+pub fn check_rights(group: &Group) -> Result<(), Refusal> {
+    let pid = group.pid();
+    let leader = Status::read(pid)?;
+    let own = Status::read(std::process::id() as i32)?;
+    let cold = privilege::of_a_cold_start();
+    for (key, expected) in [
+        ("CapPrm", cold.permitted),
+        ("CapEff", cold.effective),
+        ("CapInh", cold.inheritable),
+        ("CapBnd", own.hex("CapBnd")),
+    ] {
+        if leader.hex(key) != expected {
+            return Err(Refusal::lasting(format!(
+                "process {pid} has other capabilities than it was started with ({key}: {})",
+                leader.value(key)
+            )));
+        }
+    }
+    if leader.value("Groups") != own.value("Groups") {
+        return Err(Refusal::lasting(format!("process {pid} has other groups than its caller")));
+    }
+    for thread in group.threads().iter().skip(1) {
+        let tid = thread.tid();
+        let status = Status::of_thread(pid, tid)?;
+        if let Some(key) = ALIKE.iter().find(|key| status.value(key) != leader.value(key)) {
+            return Err(Refusal::lasting(format!(
+                "thread {tid} has rights of its own ({key}: {})",
+                status.value(key).replace('\t', " ")
+            )));
+        }
+        for (what, name) in
+            [(Shared::Descriptors, "descriptors"), (Shared::Directories, "directories")]
+        {
+            // Without kcmp nothing could have been captured anyway.
+            if !kcmp::share(pid, tid, what).unwrap_or(true) {
+                return Err(Refusal::lasting(format!("thread {tid} has {name} of its own")));
+            }
         }
     }
     Ok(())

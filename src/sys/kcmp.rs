@@ -5,6 +5,25 @@ use std::os::fd::RawFd;
 
 const KCMP_FILE: libc::c_int = 0;
 
+/// What two tasks may share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shared {
+    /// The table of descriptors (`CLONE_FILES`).
+    Descriptors = 2,
+    /// Working directory, root and umask (`CLONE_FS`).
+    Directories = 3,
+}
+
+/// Returns whether two tasks share something.
+pub fn share(tid_a: i32, tid_b: i32, what: Shared) -> io::Result<bool> {
+    // SAFETY: kcmp takes numbers only.
+    let result = unsafe { libc::syscall(libc::SYS_kcmp, tid_a, tid_b, what as i32, 0, 0) };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        order => Ok(order == 0),
+    }
+}
+
 /// Returns whether descriptor `fd_a` of `pid_a` and `fd_b` of `pid_b` refer to
 /// the same open file description (`KCMP_FILE`).
 pub fn same_file(pid_a: i32, fd_a: RawFd, pid_b: i32, fd_b: RawFd) -> io::Result<bool> {

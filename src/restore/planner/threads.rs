@@ -11,16 +11,19 @@ const ARCH_SET_FS: u64 = 0x1002;
 /// `sizeof(struct robust_list_head)`: the kernel accepts no other.
 const LEN_ROBUST_LIST: u32 = 24;
 const LEN_NAME: usize = 16;
-const ALIGN_FRAME: u64 = 64;
+/// Frames lie beside the interpreter, never on a stack: a coroutine's may be
+/// smaller than a frame, which is 3 KB with AVX-512, and nothing tells such a
+/// stack from other memory.
+const BESIDE: u64 = 0;
 /// The flags that `rt_sigreturn` takes from a frame, less the trap flag.
 const TRAP_FLAG: u64 = 1 << 8;
 
 impl Planner<'_> {
     pub(super) fn threads(&mut self, task: &Task) -> Result<Vec<ThreadPlan>, PlannerError> {
-        task.threads.iter().map(|thread| self.thread(task, thread)).collect()
+        task.threads.iter().map(|thread| self.thread(thread)).collect()
     }
 
-    fn thread(&mut self, task: &Task, thread: &Thread) -> Result<ThreadPlan, PlannerError> {
+    fn thread(&mut self, thread: &Thread) -> Result<ThreadPlan, PlannerError> {
         let tid = thread.tid;
         let wrong = |what: &str| PlannerError::Inconsistent(format!("thread {tid} has {what}"));
         let info = thread.core.thread_info.as_ref().ok_or_else(|| wrong("no registers"))?;
@@ -33,17 +36,15 @@ impl Planner<'_> {
         let operations = self.own_operations(info.clear_tid_addr, core, &regs);
         let state = decode_xstate(&info.fpregs).and_then(|state| arch::compose(&state));
         let state = state.ok_or_else(|| wrong("a malformed extended state"))?;
-        let len = arch::frame_len(state.len());
-        let frame_addr = frame_place(task, &regs, len as u64);
         let mask = core.blk_sigset.unwrap_or(0);
         let stack = decode_alt_stack(core.sas.as_ref());
-        let frame = arch::signal_frame(&regs, mask, stack, &state, frame_addr);
+        let frame = arch::signal_frame(&regs, mask, stack, &state, BESIDE);
         Ok(ThreadPlan {
             tid: i32::try_from(tid).map_err(|_| wrong("no possible id"))?,
             operations,
             frame_offset: self.data.put(&frame),
             frame_len: frame.len() as u64,
-            frame_addr,
+            frame_addr: BESIDE,
         })
     }
 
@@ -84,19 +85,4 @@ impl Planner<'_> {
         }
         operations
     }
-}
-
-/// Finds a place on the thread's own stack below its red zone; 0 if what is
-/// there is not plain memory (a guard page, the end of the stack).
-fn frame_place(task: &Task, regs: &arch::Registers, len: u64) -> u64 {
-    let top = arch::below_red_zone(regs);
-    let addr = top.saturating_sub(len) / ALIGN_FRAME * ALIGN_FRAME;
-    let writable = (libc::PROT_READ | libc::PROT_WRITE) as u32;
-    let fits = task.mm.vmas.iter().any(|vma| {
-        vma.start <= addr
-            && top <= vma.end
-            && vma.prot & writable == writable
-            && vma.flags & libc::MAP_PRIVATE as u32 != 0
-    });
-    if fits { addr } else { 0 }
 }

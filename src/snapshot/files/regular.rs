@@ -4,10 +4,12 @@ use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use super::{Descriptor, Reader, Refusal};
 use crate::image::proto::{FdTypes, FileEntry, FileLockEntry, FownEntry, RegFileEntry};
 use crate::restore::planner::{Policy, Written};
+use crate::snapshot::process::Stat;
 
 /// How much of a log that the program truncated when it opened it an image
 /// carries along.
@@ -64,6 +66,14 @@ impl Reader<'_> {
         Ok(entry)
     }
 
+    /// Returns whether a file was created after the program's start. One that
+    /// was there before may have been truncated, or opened to go on behind
+    /// what others wrote; afterwards nothing tells a log from a journal.
+    fn is_made_by_program(&self, open: &Metadata) -> Result<bool, Refusal> {
+        let Ok(created) = open.created() else { return Ok(false) };
+        Ok(created >= started(self.pid)?)
+    }
+
     /// Decides where the content of a regular file comes from at a restore.
     fn content(
         &mut self,
@@ -98,6 +108,7 @@ impl Reader<'_> {
             && !is_locked
             && descriptor.info.pos == open.len()
             && open.nlink() == 1
+            && self.is_made_by_program(open)?
             && !self.is_open_elsewhere(descriptor, all)?
         {
             if open.len() > MAX_STREAM {
@@ -173,6 +184,20 @@ impl Reader<'_> {
         }
         Ok(())
     }
+}
+
+/// Returns when a process was started, rounded down: field 22 of `stat` counts
+/// ticks since the boot (`proc(5)`).
+fn started(pid: i32) -> Result<SystemTime, Refusal> {
+    use nix::time::{ClockId, clock_gettime};
+    use nix::unistd::{SysconfVar, sysconf};
+    let ticks = Stat::read(&format!("/proc/{pid}/stat"))?.field(22);
+    let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100).max(1) as u64;
+    let since_boot = Duration::from_millis(ticks.saturating_mul(1000) / per_second);
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map_err(|error| Refusal::lasting(format!("reading the clock: {error}")))?;
+    let age = Duration::from(now).saturating_sub(since_boot);
+    Ok(SystemTime::now() - age)
 }
 
 /// Returns whether a path is HotSpot's shared performance data of this

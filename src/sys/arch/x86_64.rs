@@ -81,12 +81,6 @@ pub fn call_result(regs: &Registers) -> i64 {
     regs.rax as i64
 }
 
-/// Returns the stack pointer below which nothing of the thread lives: the red
-/// zone of the System V ABI is 128 bytes.
-pub fn below_red_zone(regs: &Registers) -> u64 {
-    regs.rsp.wrapping_sub(128)
-}
-
 /// Returns whether these are the registers of a 64-bit thread: segment
 /// selectors of the kernel's `USER_CS` and `USER_DS`.
 pub fn is_native(regs: &Registers) -> bool {
