@@ -43,6 +43,12 @@ const REFUSED: &[(&str, &str)] = &[
     ("sealed", "is sealed"),
     ("pending", "has signal 10 pending"),
     ("namespace", "uts namespace of its own"),
+    ("capabilities", "has other capabilities than it was started with"),
+    ("groups", "has other groups than its caller"),
+    ("thread-seccomp", "has rights of its own"),
+    ("thread-user", "has rights of its own"),
+    ("thread-cwd", "has directories of its own"),
+    ("thread-fds", "has descriptors of its own"),
 ];
 
 fn start(program: &Path, kind: &str, dir: &Path) -> Target {

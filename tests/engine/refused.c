@@ -23,6 +23,7 @@
 #include <unistd.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
 
 #define MUST(condition)                                                        \
 	do {                                                                   \
@@ -55,6 +56,26 @@ static void *shared(int fd)
 static void on_alarm(int signal)
 {
 	(void)signal;
+}
+
+/* A thread that takes something for itself, then waits. */
+static void *apart(void *kind)
+{
+	if (!strcmp(kind, "thread-seccomp")) {
+		struct sock_filter all[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+		struct sock_fprog program = {1, all};
+		MUST(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+		MUST(!prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+	} else if (!strcmp(kind, "thread-user")) {
+		MUST(!syscall(SYS_setresuid, -1, 65534, -1));
+	} else if (!strcmp(kind, "thread-cwd")) {
+		MUST(!syscall(SYS_unshare, 0x200) && !chdir("/")); /* CLONE_FS */
+	} else {
+		MUST(!syscall(SYS_unshare, 0x400)); /* CLONE_FILES */
+	}
+	printf("ready\n");
+	for (;;)
+		pause();
 }
 
 static void start(const char *kind)
@@ -166,6 +187,16 @@ static void start(const char *kind)
 		/* Not refused: expires again and again while it is dumped. */
 		struct itimerval often = {{0, 700}, {0, 700}};
 		MUST(signal(SIGALRM, on_alarm) != SIG_ERR && !setitimer(ITIMER_REAL, &often, NULL));
+	} else if (!strcmp(kind, "capabilities")) {
+		unsigned header[2] = {0x20080522, 0}, none[6] = {0};
+		MUST(!syscall(SYS_capset, header, none));
+	} else if (!strcmp(kind, "groups")) {
+		gid_t group = 65534;
+		MUST(!syscall(SYS_setgroups, 1, &group));
+	} else if (!strncmp(kind, "thread-", 7)) {
+		pthread_t thread;
+		MUST(!pthread_create(&thread, NULL, apart, (void *)kind));
+		sleep(1);
 	} else if (!strcmp(kind, "namespace")) {
 		MUST(!syscall(SYS_unshare, 0x04000000)); /* CLONE_NEWUTS */
 	} else if (strcmp(kind, "nothing")) {
