@@ -224,6 +224,52 @@ os.write(fd, b'early')",
     }
 }
 
+/// A journal that every run goes on with looked like a log that is truncated:
+/// a restore put back what it held at the capture, and lost the rest.
+#[test]
+fn a_journal_that_was_there_before() {
+    if let Err(missing) = trial::can_restore() {
+        skip!("{missing}");
+    }
+    let early = "fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+os.lseek(fd, 0, os.SEEK_END)
+os.write(fd, b'run\\n')";
+    let late = "if 'fd' in globals():\n    os.write(fd, b'end\\n')";
+    let trial = Trial::python(&format!("{OPEN}{early}"), late);
+    fs::create_dir(trial.path("dir")).unwrap();
+    let journal = trial.path("dir/log.log");
+    fs::write(&journal, "before\n").unwrap();
+    trial.capture().unwrap();
+    fs::write(&journal, "before\nrun\nend\nof another\n").unwrap();
+    trial.run().check_cold("a journal", "changed");
+    let text = fs::read_to_string(&journal).unwrap();
+    assert!(text.starts_with("before\nrun\nend\nof another\n"), "{text}");
+}
+
+/// A restored program would answer for the input of the run that was captured.
+#[test]
+fn input_that_was_read_already() {
+    if let Err(missing) = trial::can_restore() {
+        skip!("{missing}");
+    }
+    let trial = Trial::python("import sys; sys.stdin.readline()", "pass");
+    let input = trial.path("input");
+    fs::write(&input, "alpha\nbeta\n").unwrap();
+    let mut command = trial.command(&[]);
+    let mut child = command.stdin(File::open(&input).unwrap()).spawn().unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let refused = |status: serde_json::Value| {
+        status["reason"].as_str().is_some_and(|reason| reason.contains("standard input"))
+    };
+    while !trial.status().is_some_and(refused) && std::time::Instant::now() < end {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let status = trial.status().unwrap();
+    trial.open_gate();
+    child.wait().unwrap();
+    assert!(refused(status.clone()), "{status}");
+}
+
 /// A store into a shared mapping changes no time of a page that is dirty
 /// already: the capture makes them clean.
 #[test]
