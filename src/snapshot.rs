@@ -19,6 +19,7 @@ use crate::restore::plan::Plan;
 use crate::restore::planner::{self, Facts};
 use crate::trace::{Group, Remote, Scratch, TraceError, find_gate, rewind_interrupted};
 
+mod changed;
 mod encode;
 mod files;
 mod memory;
@@ -85,7 +86,12 @@ impl FileId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StdioOrigin {
     /// A file that the program was given.
-    Given(FileId),
+    Given {
+        /// Which.
+        id: FileId,
+        /// Whether it had O_NONBLOCK when the program started.
+        nonblocking: bool,
+    },
     /// It was closed.
     Closed,
     /// Not known: whatever the program has there now.
@@ -223,8 +229,18 @@ fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState,
     let len_pages = dumped.len;
     let may_map_code = nix::sys::statvfs::fstatvfs(pages)
         .is_ok_and(|mount| !mount.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC));
-    let parts =
-        encode::Parts { group, task, mm, threads, vmas, files, pages: dumped, may_map_code };
+    let changed = changed::read(capture, group)?;
+    let parts = encode::Parts {
+        group,
+        task,
+        mm,
+        threads,
+        vmas,
+        files,
+        pages: dumped,
+        may_map_code,
+        changed,
+    };
     let (set, facts, dependencies) = encode::encode(parts)?;
     Ok((set, facts, len_pages, dependencies))
 }
