@@ -216,7 +216,7 @@ fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState,
     let mut remote = Remote::borrow(group.leader(), gate)?;
     scratch.unmap(&mut remote)?;
     drop(remote);
-    let (task, mm, threads) = calls?;
+    let (task, mm, threads, asked) = calls?;
     let path = format!("/proc/{}/smaps", capture.pid);
     let smaps = fs::read(&path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
     let vmas = vmas::parse(&smaps, PAGES_FILE)?;
@@ -229,7 +229,7 @@ fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState,
     let len_pages = dumped.len;
     let may_map_code = nix::sys::statvfs::fstatvfs(pages)
         .is_ok_and(|mount| !mount.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC));
-    let changed = changed::read(capture, group)?;
+    let changed = changed::read(capture, group, &asked)?;
     let parts = encode::Parts {
         group,
         task,
@@ -245,7 +245,12 @@ fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState,
     Ok((set, facts, len_pages, dependencies))
 }
 
-type ByCalls = (crate::image::proto::TaskCoreEntry, encode::MmCalls, Vec<crate::image::Thread>);
+type ByCalls = (
+    crate::image::proto::TaskCoreEntry,
+    encode::MmCalls,
+    Vec<crate::image::Thread>,
+    changed::Asked,
+);
 
 /// Reads what only the process's own system calls tell.
 fn by_calls(
@@ -256,13 +261,15 @@ fn by_calls(
 ) -> Result<ByCalls, Refusal> {
     let task = process::read(group, &mut remote, scratch)?;
     let mm = encode::MmCalls::read(&mut remote)?;
+    let mut asked = changed::Asked::read(&mut remote)?;
     drop(remote);
     let mut threads = Vec::with_capacity(group.threads().len());
     for thread in group.threads() {
-        let core = threads::read(thread, gate, scratch, group.pid())?;
+        let (core, timer_slack) = threads::read(thread, gate, scratch, group.pid())?;
+        asked.timer_slack.insert(thread.tid(), timer_slack);
         threads.push(crate::image::Thread { tid: thread.tid() as u32, core });
     }
-    Ok((task, mm, threads))
+    Ok((task, mm, threads, asked))
 }
 
 /// Prepares the process for what comes after the capture.

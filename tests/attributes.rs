@@ -25,6 +25,7 @@ json.dump({
   'cgroup': open('/proc/self/cgroup').read(),
   'pid': os.getpid(), 'blocking': os.get_blocking(1),
   'dumped': open('/proc/self/coredump_filter').read().strip(),
+  'slack': open('/proc/self/timerslack_ns').read().strip(),
   'session': os.getsid(0), 'group': os.getpgrp(), 'parent': os.getppid(), 'tty': tty,
   'cwd': os.getcwd(), 'name': open('/proc/self/comm').read().strip(),
   'exe': os.readlink('/proc/self/exe'), 'args': open('/proc/self/cmdline').read(),
@@ -258,7 +259,8 @@ fn flags_and_scheduling_that_the_program_changed_are_set_again() {
     let early = "os.set_blocking(1, False)
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 os.nice(3)
-open('/proc/self/coredump_filter', 'w').write('0x7f')";
+open('/proc/self/coredump_filter', 'w').write('0x7f')
+open('/proc/self/timerslack_ns', 'w').write('70000')";
     let trial = Trial::python(early, LOOK);
     let waiting = trial.start(&["--refresh"]);
     trial.open_gate();
@@ -268,19 +270,27 @@ open('/proc/self/coredump_filter', 'w').write('0x7f')";
     assert_eq!((&first["blocking"], &first["dumped"]), (&false.into(), &"0000007f".into()));
     trial.run_restored("changed");
     let now = seen(&trial);
-    for same in ["blocking", "affinity", "nice", "dumped"] {
+    for same in ["blocking", "affinity", "nice", "dumped", "slack"] {
         assert_eq!(now[same], first[same], "{same}");
     }
 }
 
 #[test]
-fn a_scheduling_policy_of_its_own_is_refused() {
+fn a_policy_or_securebits_of_its_own_are_refused() {
     if let Err(missing) = trial::can_restore() {
         skip!("{missing}");
     }
-    let early = "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))";
-    let refused = Trial::python(early, "").capture().unwrap_err();
-    assert!(refused.contains("scheduling policy SCHED_BATCH"), "{refused}");
+    for (early, words) in [
+        (
+            "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))",
+            "scheduling policy SCHED_BATCH",
+        ),
+        // PR_SET_KEEPCAPS
+        ("import ctypes\nctypes.CDLL(None).prctl(8, 1, 0, 0, 0)", "securebits (0x10)"),
+    ] {
+        let refused = Trial::python(early, "").capture().unwrap_err();
+        assert!(refused.contains(words), "{refused}");
+    }
 }
 
 fn libc_signal(name: &str) -> u32 {

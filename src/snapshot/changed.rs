@@ -10,24 +10,46 @@ use nix::unistd::Pid;
 use super::process::Stat;
 use super::{Capture, Refusal, StdioOrigin};
 use crate::restore::planner::{Changed, LEN_CPUS, Leads, Scheduling};
-use crate::trace::Group;
+use crate::sys::capability;
+use crate::trace::{Group, Remote};
+
+/// What only calls of the program itself tell.
+#[derive(Debug)]
+pub struct Asked {
+    securebits: u64,
+    /// The slack of each thread's timers, in nanoseconds.
+    pub timer_slack: BTreeMap<i32, u64>,
+}
+
+impl Asked {
+    /// Asks what is the leader's.
+    pub fn read(remote: &mut Remote<'_>) -> Result<Self, Refusal> {
+        let args = [libc::PR_GET_SECUREBITS as u64, 0, 0, 0, 0, 0];
+        let securebits = remote.call_ok("reading the securebits", libc::SYS_prctl, args)?;
+        Ok(Self { securebits, timer_slack: BTreeMap::new() })
+    }
+}
 
 /// Compares the program with this process, which started it. Of a process
 /// that somebody else started (`image dump`) nothing is known: a shell gives
 /// every job a group, and the restored one gets its caller's.
-pub fn read(capture: &Capture<'_>, group: &Group) -> Result<Changed, Refusal> {
+pub fn read(capture: &Capture<'_>, group: &Group, asked: &Asked) -> Result<Changed, Refusal> {
     if capture.stdio == [StdioOrigin::Programs; 3] {
         return Ok(Changed::default());
     }
     let pid = group.pid();
     let own = Stat::read("/proc/self/stat")?;
-    let tids = group.threads().iter().map(|thread| thread.tid());
+    if capability::securebits().is_some_and(|own| own != asked.securebits) {
+        // PR_SET_KEEPCAPS is one of them.
+        let what = format!("process {pid} has set securebits ({:#x})", asked.securebits);
+        return Err(Refusal::lasting(what));
+    }
     Ok(Changed {
         leads: leads(pid, &Stat::read(&format!("/proc/{pid}/stat"))?, &own)?,
         nonblocking: Vec::new(),
         coredump_filter: coredump_filter(&pid.to_string())
             .filter(|filter| coredump_filter("self").is_some_and(|own| own != *filter)),
-        scheduling: scheduling(pid, tids, &own)?,
+        scheduling: scheduling(pid, &asked.timer_slack, &own)?,
     })
 }
 
@@ -58,15 +80,16 @@ fn coredump_filter(pid: &str) -> Option<u32> {
 }
 
 /// Compares how each thread is scheduled: nice value and policy, which are
-/// fields 19 and 41 of `stat`, and the processors it may run on.
+/// fields 19 and 41 of `stat`, the processors it may run on, timer slack.
 fn scheduling(
     pid: i32,
-    tids: impl Iterator<Item = i32>,
+    timer_slack: &BTreeMap<i32, u64>,
     own: &Stat,
 ) -> Result<BTreeMap<u32, Scheduling>, Refusal> {
     let own_cpus = cpus(0);
     let mut changed = BTreeMap::new();
-    for tid in tids {
+    let own_slack = nix::sys::prctl::get_timerslack().ok().map(|slack| slack as u64);
+    for (&tid, slack) in timer_slack {
         let stat = Stat::read(&format!("/proc/{pid}/task/{tid}/stat"))?;
         if stat.field(41) != own.field(41) {
             let what = format!("thread {tid} has {}", policy(stat.field(41)));
@@ -76,6 +99,7 @@ fn scheduling(
         let thread = Scheduling {
             nice: nice.map(|nice| nice as i32),
             cpus: cpus(tid).filter(|cpus| own_cpus.as_ref().is_some_and(|own| own != cpus)),
+            timer_slack: Some(*slack).filter(|slack| own_slack.is_some_and(|own| own != *slack)),
         };
         if thread != Scheduling::default() {
             changed.insert(tid as u32, thread);

@@ -65,6 +65,7 @@ const PRCTLS: &[u64] = &[
     libc::PR_SET_NO_NEW_PRIVS as u64,
     libc::PR_SET_CHILD_SUBREAPER as u64,
     libc::PR_SET_THP_DISABLE as u64,
+    libc::PR_SET_TIMERSLACK as u64,
 ];
 const PR_SET_NAME: u64 = libc::PR_SET_NAME as u64;
 const SETLK: u64 = libc::F_SETLK as u64;

@@ -43,6 +43,8 @@ pub struct Scheduling {
     pub nice: Option<i32>,
     /// The processors it may run on, [`LEN_CPUS`] bytes.
     pub cpus: Option<Vec<u8>>,
+    /// How late its timers may be, in nanoseconds.
+    pub timer_slack: Option<u64>,
 }
 
 impl Planner<'_> {
@@ -87,6 +89,11 @@ impl Planner<'_> {
             let mask = Arg::Data(self.data.put(cpus));
             let args = [value(0), value(cpus.len()), mask];
             operations.push(Operation::new(libc::SYS_sched_setaffinity, &args, Check::Ok));
+        }
+        if let Some(slack) = scheduling.timer_slack {
+            let slack = value(slack.min(i32::MAX as u64));
+            let args = [value(libc::PR_SET_TIMERSLACK), slack, value(0), value(0), value(0)];
+            operations.push(Operation::new(libc::SYS_prctl, &args, Check::Ok));
         }
         if let Some(nice) = scheduling.nice {
             let nice = Arg::Value(i64::from(nice) as u64);
