@@ -19,6 +19,7 @@ use crate::restore::plan::Plan;
 use crate::restore::planner::{self, Facts};
 use crate::trace::{Group, Remote, Scratch, TraceError, find_gate, rewind_interrupted};
 
+mod changed;
 mod encode;
 mod files;
 mod memory;
@@ -87,7 +88,12 @@ impl FileId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StdioOrigin {
     /// A file that the program was given.
-    Given(FileId),
+    Given {
+        /// Which.
+        id: FileId,
+        /// Whether it had O_NONBLOCK when the program started.
+        nonblocking: bool,
+    },
     /// It was closed.
     Closed,
     /// Not known: whatever the program has there now.
@@ -243,7 +249,7 @@ fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState,
     let mut remote = Remote::borrow(group.leader(), gate)?;
     scratch.unmap(&mut remote)?;
     drop(remote);
-    let (task, mm, threads) = calls?;
+    let (task, mm, threads, asked) = calls?;
     let path = format!("/proc/{}/smaps", capture.pid);
     let smaps = fs::read(&path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
     let vmas = vmas::parse(&smaps, PAGES_FILE)?;
@@ -256,13 +262,28 @@ fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState,
     let len_pages = dumped.len;
     let may_map_code = nix::sys::statvfs::fstatvfs(pages)
         .is_ok_and(|mount| !mount.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC));
-    let parts =
-        encode::Parts { group, task, mm, threads, vmas, files, pages: dumped, may_map_code };
+    let changed = changed::read(capture, group, &asked)?;
+    let parts = encode::Parts {
+        group,
+        task,
+        mm,
+        threads,
+        vmas,
+        files,
+        pages: dumped,
+        may_map_code,
+        changed,
+    };
     let (set, facts, dependencies) = encode::encode(parts)?;
     Ok((set, facts, len_pages, dependencies))
 }
 
-type ByCalls = (crate::image::proto::TaskCoreEntry, encode::MmCalls, Vec<crate::image::Thread>);
+type ByCalls = (
+    crate::image::proto::TaskCoreEntry,
+    encode::MmCalls,
+    Vec<crate::image::Thread>,
+    changed::Asked,
+);
 
 /// Reads what only the process's own system calls tell.
 fn by_calls(
@@ -273,13 +294,15 @@ fn by_calls(
 ) -> Result<ByCalls, Refusal> {
     let task = process::read(group, &mut remote, scratch)?;
     let mm = encode::MmCalls::read(&mut remote)?;
+    let mut asked = changed::Asked::read(&mut remote)?;
     drop(remote);
     let mut threads = Vec::with_capacity(group.threads().len());
     for thread in group.threads() {
-        let core = threads::read(thread, gate, scratch, group.pid())?;
+        let (core, timer_slack) = threads::read(thread, gate, scratch, group.pid())?;
+        asked.timer_slack.insert(thread.tid(), timer_slack);
         threads.push(crate::image::Thread { tid: thread.tid() as u32, core });
     }
-    Ok((task, mm, threads))
+    Ok((task, mm, threads, asked))
 }
 
 /// Prepares the process for what comes after the capture.

@@ -23,6 +23,9 @@ json.dump({
   'no_new_privs': status['NoNewPrivs'], 'caps': status['CapEff'], 'groups': status['Groups'],
   'oom': open('/proc/self/oom_score_adj').read().strip(),
   'cgroup': open('/proc/self/cgroup').read(),
+  'pid': os.getpid(), 'blocking': os.get_blocking(1),
+  'dumped': open('/proc/self/coredump_filter').read().strip(),
+  'slack': open('/proc/self/timerslack_ns').read().strip(),
   'session': os.getsid(0), 'group': os.getpgrp(), 'parent': os.getppid(), 'tty': tty,
   'cwd': os.getcwd(), 'name': open('/proc/self/comm').read().strip(),
   'exe': os.readlink('/proc/self/exe'), 'args': open('/proc/self/cmdline').read(),
@@ -221,6 +224,73 @@ open('/proc/self/comm', 'w').write('renamed')";
     assert_ne!(bits("ignored") & 1 << (libc_signal("USR1") - 1), 0);
     assert_eq!(bits("ignored") & 1 << (libc_signal("HUP") - 1), 0);
     assert_ne!(bits("blocked") & 1 << (libc_signal("USR2") - 1), 0);
+}
+
+/// A program in a group of its own signals that group, and not the caller.
+#[test]
+fn a_group_or_session_that_the_program_leads_is_its_own_again() {
+    if let Err(missing) = trial::can_restore() {
+        skip!("{missing}");
+    }
+    let caller = nix::unistd::getsid(None).unwrap().as_raw();
+    for (early, leads_session) in [("os.setpgid(0, 0)", false), ("os.setsid()", true)] {
+        let late = format!(
+            "{LOOK}
+import signal
+signal.signal(signal.SIGTERM, lambda *a: None)
+os.killpg(0, signal.SIGTERM)"
+        );
+        let trial = Trial::python(early, &late);
+        trial.capture().unwrap();
+        trial.run_restored(early);
+        let now = seen(&trial);
+        assert_eq!(now["group"], now["pid"], "{early}");
+        let session = if leads_session { now["pid"].clone() } else { caller.into() };
+        assert_eq!(now["session"], session, "{early}");
+    }
+}
+
+/// What only the program itself can have set: it is not the caller's.
+#[test]
+fn flags_and_scheduling_that_the_program_changed_are_set_again() {
+    if let Err(missing) = trial::can_restore() {
+        skip!("{missing}");
+    }
+    let early = "os.set_blocking(1, False)
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.nice(3)
+open('/proc/self/coredump_filter', 'w').write('0x7f')
+open('/proc/self/timerslack_ns', 'w').write('70000')";
+    let trial = Trial::python(early, LOOK);
+    let waiting = trial.start(&["--refresh"]);
+    trial.open_gate();
+    let (code, _, _) = waiting.finish();
+    assert_eq!(code, Some(trial::STATUS), "{:?}", trial.status());
+    let first = seen(&trial);
+    assert_eq!((&first["blocking"], &first["dumped"]), (&false.into(), &"0000007f".into()));
+    trial.run_restored("changed");
+    let now = seen(&trial);
+    for same in ["blocking", "affinity", "nice", "dumped", "slack"] {
+        assert_eq!(now[same], first[same], "{same}");
+    }
+}
+
+#[test]
+fn a_policy_or_securebits_of_its_own_are_refused() {
+    if let Err(missing) = trial::can_restore() {
+        skip!("{missing}");
+    }
+    for (early, words) in [
+        (
+            "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))",
+            "scheduling policy SCHED_BATCH",
+        ),
+        // PR_SET_KEEPCAPS
+        ("import ctypes\nctypes.CDLL(None).prctl(8, 1, 0, 0, 0)", "securebits (0x10)"),
+    ] {
+        let refused = Trial::python(early, "").capture().unwrap_err();
+        assert!(refused.contains(words), "{refused}");
+    }
 }
 
 fn libc_signal(name: &str) -> u32 {

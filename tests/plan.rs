@@ -25,6 +25,7 @@ fn facts(page_mode: PageMode) -> Facts {
         no_new_privs: false,
         caller_limits: vec![],
         caller_personality: 0,
+        changed: planner::Changed::default(),
         host: Host { boot_id: "boot".into(), vdso_digest: [7; 32], xfeatures: 0 },
     }
 }

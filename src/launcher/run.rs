@@ -273,12 +273,12 @@ impl Run {
             true => StdinAtStart::Other,
             false => StdinAtStart::of(std::io::stdin()),
         };
+        let origins = self.origins(&ends);
         let pid = match process::spawn(exec, &self.inherited, stdio) {
             Ok(pid) => pid,
             Err(SpawnError::Exec(error)) => return self.cannot_execute(&error),
             Err(error) => return self.not_captured(error.to_string()),
         };
-        let origins = self.origins(&ends);
         let passed = self.passed.iter().filter_map(|fd| Some((*fd, FileId::numbered(*fd).ok()?)));
         let passed: Vec<_> = passed.collect();
         drop(ends);
@@ -314,12 +314,15 @@ impl Run {
     /// Says what the program has as 0, 1 and 2, given the ends of a tap.
     fn origins(&self, ends: &[Option<OwnedFd>; 3]) -> [StdioOrigin; 3] {
         std::array::from_fn(|index| {
-            let id = match &ends[index] {
-                Some(end) => FileId::of(end).ok(),
-                None if self.inherited.closed_stdio[index] => None,
-                None => FileId::numbered(index as RawFd).ok(),
+            let fd = match &ends[index] {
+                Some(end) => end.as_raw_fd(),
+                None if self.inherited.closed_stdio[index] => return StdioOrigin::Closed,
+                None => index as RawFd,
             };
-            id.map_or(StdioOrigin::Closed, StdioOrigin::Given)
+            FileId::numbered(fd).map_or(StdioOrigin::Closed, |id| {
+                let nonblocking = sys::descriptors::is_nonblocking(fd);
+                StdioOrigin::Given { id, nonblocking }
+            })
         })
     }
 

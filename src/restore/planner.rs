@@ -17,10 +17,13 @@ use crate::image::{Queued, Set, Task, vma_status};
 use crate::sys::arch::TASK_SIZE;
 use crate::sys::memory::LEN_PAGE;
 
+mod changed;
 mod descriptors;
 mod memory;
 mod process;
 mod threads;
+
+pub use changed::{Changed, LEN_CPUS, Leads, Scheduling};
 
 /// A descriptor that a restore gets from its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +135,8 @@ pub struct Facts {
     pub caller_limits: Vec<(u64, u64)>,
     /// The personality that the caller gave.
     pub caller_personality: u32,
+    /// What the program has changed of what its caller gave.
+    pub changed: Changed,
     /// The machine.
     pub host: Host,
 }

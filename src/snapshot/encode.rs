@@ -18,7 +18,7 @@ use crate::image::proto::{
 };
 use crate::image::{Pagemap, Set, Task, Thread, vma_status};
 use crate::restore::host::Host;
-use crate::restore::planner::{Facts, PageMode, Written};
+use crate::restore::planner::{Changed, Facts, PageMode, Written};
 use crate::trace::{Group, Remote};
 
 /// What was read of a process.
@@ -39,6 +39,8 @@ pub struct Parts<'a> {
     pub pages: Pages,
     /// Whether code can be mapped from the pages file (no `noexec` mount).
     pub may_map_code: bool,
+    /// What it has changed of its caller's.
+    pub changed: Changed,
 }
 
 /// What only calls of the process itself tell about its memory.
@@ -65,7 +67,8 @@ impl MmCalls {
 
 /// Encodes the parts; returns the files that the image depends on as well.
 pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
-    let Parts { group, mut task, mm, mut threads, vmas, mut files, pages, may_map_code } = parts;
+    let Parts { group, mut task, mm, mut threads, vmas, mut files, pages, may_map_code, changed } =
+        parts;
     let in_place_since = SystemTime::now();
     let pid = group.pid();
     let status = Status::read(pid)?;
@@ -177,6 +180,7 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
         no_new_privs: status.number("NoNewPrivs") == 1 && own.number("NoNewPrivs") != 1,
         caller_limits: own_limits(),
         caller_personality: own_personality(),
+        changed: Changed { nonblocking: files.nonblocking, ..changed },
         host: Host::read(),
     };
     Ok((set, facts, dependencies))

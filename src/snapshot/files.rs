@@ -43,6 +43,8 @@ pub struct Files {
     pub locks: Vec<FileLockEntry>,
     /// Descriptors that a restore gets from its caller.
     pub given: Vec<Given>,
+    /// Those of them whose O_NONBLOCK the program has changed, and what it is.
+    pub nonblocking: Vec<(RawFd, bool)>,
     /// Which of 0, 1 and 2 the program has closed.
     pub closed: Vec<RawFd>,
     /// Files that the program writes, and what a restore does about them.
@@ -115,6 +117,7 @@ pub fn read(capture: &Capture<'_>) -> Result<Files, Refusal> {
             reader.check_stdin(descriptor)?;
         }
         if let Some(source) = source {
+            reader.files.nonblocking.extend(reader.changed_blocking(descriptor, source));
             reader.files.given.push(Given { fd, source, cloexec });
         }
         let flags = if cloexec { libc::FD_CLOEXEC as u32 } else { 0 };
@@ -233,7 +236,7 @@ impl Reader<'_> {
             let number = index as RawFd;
             matches[index] = match origin {
                 StdioOrigin::Closed => false,
-                StdioOrigin::Given(id) => self.comes_from(descriptor, number, *id, all)?,
+                StdioOrigin::Given { id, .. } => self.comes_from(descriptor, number, *id, all)?,
                 StdioOrigin::Programs => self.shares(descriptor, number, all)?,
             };
         }
@@ -245,6 +248,22 @@ impl Reader<'_> {
         let order = if writes { [1, 2, 0] } else { [0, 1, 2] };
         let chosen = number.or_else(|| order.into_iter().find(|index| matches[*index]));
         Ok(chosen.map(|index| Source::Stdio(index as u8)))
+    }
+
+    /// Returns a given descriptor with its O_NONBLOCK if the program has changed
+    /// that. A terminal is left as the caller has it: programs open it anew to
+    /// have a flag of their own (libuv), which shows no difference here.
+    fn changed_blocking(&self, descriptor: &Descriptor, source: Source) -> Option<(RawFd, bool)> {
+        let Source::Stdio(number) = source else { return None };
+        let now = descriptor.info.flags & libc::O_NONBLOCK as u32 != 0;
+        match self.capture.stdio.get(usize::from(number))? {
+            StdioOrigin::Given { nonblocking, .. }
+                if *nonblocking != now && !tty::is_terminal(&descriptor.target) =>
+            {
+                Some((descriptor.fd, now))
+            }
+            _ => None,
+        }
     }
 
     /// Returns whether a descriptor is what the program was given as `number`:

@@ -30,9 +30,13 @@ impl Stat {
     /// Reads a `stat` file.
     pub fn read(path: &str) -> Result<Self, Refusal> {
         let text = fs::read(path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
-        let text = String::from_utf8_lossy(&text);
+        Ok(Self::parse(&String::from_utf8_lossy(&text)))
+    }
+
+    /// Parses the text of one.
+    pub fn parse(text: &str) -> Self {
         let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-        Ok(Self { fields: rest.split_ascii_whitespace().map(str::to_owned).collect() })
+        Self { fields: rest.split_ascii_whitespace().map(str::to_owned).collect() }
     }
 
     /// Returns field `number` (from 3 on), negative numbers as their

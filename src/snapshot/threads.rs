@@ -18,13 +18,14 @@ const PR_GET_TID_ADDRESS: u64 = 40;
 const SS_ONSTACK: u32 = 1;
 
 /// Reads one thread into a core entry without the parts that belong to the
-/// process (`tc`, `ids`) and without credentials.
+/// process (`tc`, `ids`) and without credentials; returns the slack of its
+/// timers as well, in nanoseconds.
 pub fn read(
     thread: &Stopped,
     gate: u64,
     scratch: &Scratch,
     pid: i32,
-) -> Result<CoreEntry, Refusal> {
+) -> Result<(CoreEntry, u64), Refusal> {
     let tid = thread.tid();
     let name = comm(pid, tid)?;
     let refuse = |what: String| {
@@ -60,6 +61,8 @@ pub fn read(
         libc::SYS_sigaltstack,
         [0, place, 0, 0, 0, 0],
     )?;
+    let slack = [libc::PR_GET_TIMERSLACK as u64, 0, 0, 0, 0, 0];
+    let slack = remote.call_ok("reading the timer slack", libc::SYS_prctl, slack)?;
     drop(remote);
     let stack: [u8; 24] = scratch.read()?;
     let sas = ThreadSasEntry {
@@ -70,7 +73,7 @@ pub fn read(
     let (futex_rla, futex_rla_len) = memory::robust_list(tid)
         .map_err(|error| Refusal::passing(format!("robust list of thread {tid}: {error}")))?;
     let (nice, prio, policy) = scheduling(pid, tid)?;
-    Ok(CoreEntry {
+    let core = CoreEntry {
         mtype: March::X8664 as i32,
         thread_info: Some(ThreadInfoX86 {
             clear_tid_addr,
@@ -92,7 +95,8 @@ pub fn read(
             rseq_entry: rseq,
             ..Default::default()
         }),
-    })
+    };
+    Ok((core, slack))
 }
 
 fn word(bytes: &[u8], offset: usize) -> u64 {

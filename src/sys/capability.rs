@@ -99,6 +99,13 @@ pub fn no_new_privs() -> bool {
     (unsafe { libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) }) == 1
 }
 
+/// Returns the securebits of this thread, PR_SET_KEEPCAPS among them
+/// (`capabilities(7)`).
+pub fn securebits() -> Option<u64> {
+    // SAFETY: PR_GET_SECUREBITS takes no argument.
+    u64::try_from(unsafe { libc::prctl(libc::PR_GET_SECUREBITS, 0, 0, 0, 0) }).ok()
+}
+
 /// Tells whether the kernel started this process as a privileged one
 /// (`AT_SECURE`, `getauxval(3)`): set-id, or with a file capability.
 pub fn is_secure() -> bool {

@@ -16,6 +16,13 @@ pub fn is_inheritable(fd: RawFd) -> bool {
     flags >= 0 && flags & libc::FD_CLOEXEC == 0
 }
 
+/// Whether what is open there has O_NONBLOCK.
+pub fn is_nonblocking(fd: RawFd) -> bool {
+    // SAFETY: F_GETFL takes no third argument and any number.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    flags >= 0 && flags & libc::O_NONBLOCK != 0
+}
+
 /// Returns the descriptors above 2 that an `execve` would pass on, ascending.
 pub fn inheritable() -> io::Result<Vec<RawFd>> {
     let dir = std::fs::File::open("/proc/self/fd")?;

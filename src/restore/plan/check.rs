@@ -65,6 +65,7 @@ const PRCTLS: &[u64] = &[
     libc::PR_SET_NO_NEW_PRIVS as u64,
     libc::PR_SET_CHILD_SUBREAPER as u64,
     libc::PR_SET_THP_DISABLE as u64,
+    libc::PR_SET_TIMERSLACK as u64,
 ];
 const PR_SET_NAME: u64 = libc::PR_SET_NAME as u64;
 const SETLK: u64 = libc::F_SETLK as u64;
@@ -106,6 +107,11 @@ fn signature(number: i64, selector: u64) -> Option<&'static [Kind]> {
         libc::SYS_write => &[Fd, Bytes, Any],
         libc::SYS_fcntl if selector == SETLK => &[Fd, OneOf(&[SETLK]), Struct(32)],
         libc::SYS_fcntl => &[Fd, OneOf(SETTERS), Small],
+        libc::SYS_ioctl => &[Fd, OneOf(&[libc::FIONBIO]), Struct(4)],
+        libc::SYS_setpgid => &[Zero, Zero],
+        libc::SYS_setsid => &[],
+        libc::SYS_sched_setaffinity => &[Zero, OneOf(&[128]), Struct(128)],
+        libc::SYS_setpriority => &[Zero, Zero, Any],
         libc::SYS_flock | libc::SYS_fchmod | libc::SYS_listen => &[Fd, Small],
         libc::SYS_eventfd2 => &[Small, Small],
         libc::SYS_epoll_create1 | libc::SYS_umask | libc::SYS_personality => &[Small],

@@ -32,7 +32,8 @@ names! {
     SYS_umask "umask", SYS_personality "personality", SYS_membarrier "membarrier",
     SYS_setitimer "setitimer", SYS_prctl "prctl", SYS_arch_prctl "arch_prctl",
     SYS_set_tid_address "set_tid_address", SYS_set_robust_list "set_robust_list",
-    SYS_rseq "rseq",
+    SYS_rseq "rseq", SYS_ioctl "ioctl", SYS_setpgid "setpgid", SYS_setsid "setsid",
+    SYS_sched_setaffinity "sched_setaffinity", SYS_setpriority "setpriority",
 }
 
 /// Returns which argument of a call is a path.

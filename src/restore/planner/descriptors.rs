@@ -33,7 +33,7 @@ impl Numbers {
         (0..).find(free).unwrap_or(i32::MAX)
     }
 
-    fn lowest_free(&self) -> i32 {
+    pub(super) fn lowest_free(&self) -> i32 {
         (0..).find(|number| !self.0.contains(number)).unwrap_or(i32::MAX)
     }
 }
@@ -89,10 +89,17 @@ impl Planner<'_> {
             }
         }
         self.locks(locks)?;
+        self.blocking();
+        let passing = self.coredump_filter(&numbers);
         for fd in self.facts.closed.clone() {
             self.must(libc::SYS_close, &[value(fd)]);
         }
-        let highest = entries.iter().map(|entry| entry.fd).max().map_or(0, |highest| highest + 1);
+        let highest = entries
+            .iter()
+            .map(|entry| entry.fd)
+            .chain(passing)
+            .max()
+            .map_or(0, |highest| highest + 1);
         Ok(highest.max(3))
     }
 

@@ -45,6 +45,7 @@ impl Planner<'_> {
         if core.personality != self.facts.caller_personality {
             self.must(libc::SYS_personality, &[value(core.personality)]);
         }
+        self.leads();
         self.attributes(task, core);
         self.timers(core);
         Ok(self.limits(core))

@@ -33,7 +33,8 @@ impl Planner<'_> {
         if !arch::is_native(&regs) {
             return Err(PlannerError::Unsupported(format!("thread {tid} runs 32-bit code")));
         }
-        let operations = self.own_operations(info.clear_tid_addr, core, &regs);
+        let mut operations = self.own_operations(info.clear_tid_addr, core, &regs);
+        operations.extend(self.scheduling(tid));
         let state = decode_xstate(&info.fpregs).and_then(|state| arch::compose(&state));
         let state = state.ok_or_else(|| wrong("a malformed extended state"))?;
         let mask = core.blk_sigset.unwrap_or(0);

@@ -1,0 +1,105 @@
+//! What a program has changed of what every program gets from its caller:
+//! set again at a restore, where the rest is the caller's.
+
+use std::collections::BTreeMap;
+use std::os::fd::RawFd;
+
+use super::descriptors::Numbers;
+use super::{Check, Planner, value};
+use crate::restore::plan::{AT_FDCWD, Arg, Operation};
+
+/// The length of a CPU mask: 1024 processors, as in `cpu_set_t`.
+pub const LEN_CPUS: usize = 128;
+
+/// What the program has changed of its caller's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// What it has made itself the leader of.
+    pub leads: Leads,
+    /// Given descriptors whose O_NONBLOCK is not as it was, and what it is.
+    pub nonblocking: Vec<(RawFd, bool)>,
+    /// Which memory a core dump holds (`core(5)`): a JVM adds to it.
+    pub coredump_filter: Option<u32>,
+    /// Threads that are scheduled otherwise than the caller, by id.
+    pub scheduling: BTreeMap<u32, Scheduling>,
+}
+
+/// What a program leads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Leads {
+    /// Nothing: it is in the caller's process group and session.
+    #[default]
+    Nothing,
+    /// A process group of its own in the caller's session (`setpgid(0, 0)`).
+    Group,
+    /// A session of its own, without a terminal (`setsid(2)`).
+    Session,
+}
+
+/// How a thread is scheduled, where that is not the caller's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scheduling {
+    /// Its nice value.
+    pub nice: Option<i32>,
+    /// The processors it may run on, [`LEN_CPUS`] bytes.
+    pub cpus: Option<Vec<u8>>,
+    /// How late its timers may be, in nanoseconds.
+    pub timer_slack: Option<u64>,
+}
+
+impl Planner<'_> {
+    /// Plans the group or session that the program leads.
+    pub(super) fn leads(&mut self) {
+        match self.facts.changed.leads {
+            Leads::Nothing => {}
+            Leads::Group => self.must(libc::SYS_setpgid, &[value(0), value(0)]),
+            Leads::Session => self.must(libc::SYS_setsid, &[]),
+        }
+    }
+
+    /// Plans O_NONBLOCK of given descriptors. The other flags of the caller's
+    /// descriptor, O_APPEND above all, are not known now and stay: F_SETFL
+    /// would set them all.
+    pub(super) fn blocking(&mut self) {
+        for (fd, nonblocking) in &self.facts.changed.nonblocking {
+            let on = Arg::Data(self.data.put(&i32::from(*nonblocking).to_le_bytes()));
+            self.must(libc::SYS_ioctl, &[value(*fd), value(libc::FIONBIO), on]);
+        }
+    }
+
+    /// Plans what a core dump holds; returns the number that the file has
+    /// meanwhile. Where there is no `/proc`, it is not worth a cold start.
+    pub(super) fn coredump_filter(&mut self, numbers: &Numbers) -> Option<u32> {
+        let text = format!("{:#x}", self.facts.changed.coredump_filter?);
+        let fd = numbers.lowest_free();
+        let path = self.data.path(b"/proc/self/coredump_filter");
+        let flags = value(libc::O_WRONLY | libc::O_CLOEXEC);
+        self.may(libc::SYS_openat, &[Arg::Value(AT_FDCWD), path, flags, value(0)]);
+        let bytes = Arg::Data(self.data.put(text.as_bytes()));
+        self.may(libc::SYS_write, &[value(fd), bytes, value(text.len())]);
+        self.may(libc::SYS_close, &[value(fd)]);
+        u32::try_from(fd).ok()
+    }
+
+    /// Returns what thread `tid` does to be scheduled as it was.
+    pub(super) fn scheduling(&mut self, tid: u32) -> Vec<Operation> {
+        let mut operations = Vec::new();
+        let Some(scheduling) = self.facts.changed.scheduling.get(&tid) else { return operations };
+        if let Some(cpus) = &scheduling.cpus {
+            let mask = Arg::Data(self.data.put(cpus));
+            let args = [value(0), value(cpus.len()), mask];
+            operations.push(Operation::new(libc::SYS_sched_setaffinity, &args, Check::Ok));
+        }
+        if let Some(slack) = scheduling.timer_slack {
+            let slack = value(slack.min(i32::MAX as u64));
+            let args = [value(libc::PR_SET_TIMERSLACK), slack, value(0), value(0), value(0)];
+            operations.push(Operation::new(libc::SYS_prctl, &args, Check::Ok));
+        }
+        if let Some(nice) = scheduling.nice {
+            let nice = Arg::Value(i64::from(nice) as u64);
+            let args = [value(libc::PRIO_PROCESS), value(0), nice];
+            operations.push(Operation::new(libc::SYS_setpriority, &args, Check::Ok));
+        }
+        operations
+    }
+}
