@@ -31,7 +31,7 @@ mod lock;
 mod meta;
 mod nearest;
 mod notes;
-mod raw;
+pub(crate) mod raw;
 mod removal;
 pub mod report;
 mod staging;

@@ -32,6 +32,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
+pub use arguments::names_file;
 pub use cgroup::Limits;
 pub use change::{Change, explain};
 use collector::Collector;
@@ -43,7 +44,7 @@ pub use memory::{DigestMemory, Known, Note, RACY_NS, Reading, Unread};
 
 /// The version of images, plans and of this list of inputs: an image made by
 /// another one is never looked at.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The name of an entry: the first half of a fingerprint's SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -198,10 +199,21 @@ pub fn of(
         java::collect(&mut collector, home, &chain.argv, command)?;
     }
     arguments::collect(&mut collector, &command.argv)?;
+    arguments::collect_environment(&mut collector, command, scope)?;
     for path in &scope.inputs {
         collector.path("input", path)?;
     }
     Ok(collector.finish())
+}
+
+/// Returns the program that a command starts in the end, as far as that can be
+/// told beforehand: its real path, and its arguments with its own name first.
+///
+/// # Errors
+/// If the program cannot be started at all.
+pub fn program_of(command: &Command) -> Result<(PathBuf, Vec<OsString>), FingerprintError> {
+    let chain = program::Chain::resolve(command)?;
+    Ok((chain.last().real.clone(), chain.argv))
 }
 
 /// Returns a name without its directories.

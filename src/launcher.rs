@@ -12,6 +12,7 @@
 mod capture;
 mod descriptors;
 mod hit;
+mod inner;
 mod outcome;
 mod parts;
 mod probing;

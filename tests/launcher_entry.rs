@@ -7,7 +7,7 @@
 mod modes;
 
 use std::fs;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use modes::{Mode, Program, Running, eventually, send};
 use nix::libc;
@@ -173,4 +173,45 @@ fn nothing_is_captured_unasked() {
     assert_eq!((output.stdout.as_slice(), stderr(&output).as_str()), (&b"1\n"[..], ""));
     let status = program.status();
     assert_eq!((&status["outcome"], &status["reason"]), (&"cold".into(), &"no entry yet".into()));
+}
+
+/// The key of `sh -c 'exec ...'` sees the shell: what it became was restored
+/// although its program had been changed.
+#[test]
+fn what_a_shell_became_counts() {
+    let Some(program) = program() else { return };
+    let dir = program.dir.path();
+    let write = |version: u32| {
+        let text = format!(
+            "import os, time\nwhile not os.path.exists('{}'): time.sleep(0.02)\nprint({version})",
+            program.gate().display()
+        );
+        fs::write(dir.join("app.py"), text).unwrap();
+    };
+    let run = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_warmstart"));
+        command.env("WARMSTART_CACHE_DIR", dir.join("cache")).current_dir(dir);
+        command.arg("--status-file").arg(program.status_file());
+        command.args(["--ready", "delay:300", "--", "sh", "-c", "exec python3 app.py"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let _ = fs::remove_file(program.status_file());
+        command.spawn().unwrap()
+    };
+    write(1);
+    let _ = fs::remove_file(program.gate());
+    let first = run();
+    eventually("captured", || {
+        program.status_file().exists() && program.status()["outcome"] == "captured"
+    });
+    fs::write(program.gate(), "").unwrap();
+    assert_eq!(first.wait_with_output().unwrap().stdout, b"1\n");
+    let second = run().wait_with_output().unwrap();
+    assert_eq!((second.stdout.as_slice(), stderr(&second).as_str()), (&b"1\n"[..], ""));
+    assert_eq!(program.status()["outcome"], "restored");
+
+    write(2);
+    let third = run().wait_with_output().unwrap();
+    assert_eq!(third.stdout, b"2\n");
+    let said = format!("warmstart: started cold: file {} changed\n", dir.join("app.py").display());
+    assert_eq!(stderr(&third), said);
 }

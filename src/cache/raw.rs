@@ -33,7 +33,7 @@ pub(super) fn unescape(text: &str) -> Option<Vec<u8>> {
 }
 
 /// For a field of type `PathBuf`.
-pub(super) mod path {
+pub(crate) mod path {
     use std::ffi::OsString;
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     use std::path::{Path, PathBuf};
@@ -41,16 +41,11 @@ pub(super) mod path {
     use serde::de::{Error, Unexpected};
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(in crate::cache) fn serialize<S: Serializer>(
-        path: &Path,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&super::escape(path.as_os_str().as_bytes()))
     }
 
-    pub(in crate::cache) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<PathBuf, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
         let bytes = super::unescape(&text)
             .ok_or_else(|| D::Error::invalid_value(Unexpected::Str(&text), &"escaped bytes"))?;
@@ -59,19 +54,16 @@ pub(super) mod path {
 }
 
 /// For a field of type `Vec<OsString>`.
-pub(super) mod list {
+pub(crate) mod list {
     use super::*;
     use serde::de::{Error, Unexpected};
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(in crate::cache) fn serialize<S: Serializer>(
-        words: &[OsString],
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(words: &[OsString], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(words.iter().map(|word| escape(word.as_bytes())))
     }
 
-    pub(in crate::cache) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Vec<OsString>, D::Error> {
         Vec::<String>::deserialize(from)?

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::digest::{Digest, FileIdentity};
-use super::directory::{self, Extent};
+use super::directory::{self, Extent, Listing};
 use super::environment;
 use super::host::{Host, Stream};
 use super::memory::{DigestMemory, Known};
@@ -26,6 +26,7 @@ const LEN_SHOWN_MAX: usize = 200;
 pub(super) struct Collector<'a> {
     inputs: Vec<Input>,
     labels: HashSet<String>,
+    directories: HashSet<PathBuf>,
     pub(super) digests: &'a mut DigestMemory,
     cwd: &'a Path,
     outputs: &'a [PathBuf],
@@ -40,6 +41,7 @@ impl<'a> Collector<'a> {
         Self {
             inputs: Vec::with_capacity(128),
             labels: HashSet::with_capacity(128),
+            directories: HashSet::new(),
             digests,
             cwd: &command.cwd,
             outputs: &scope.outputs,
@@ -113,9 +115,33 @@ impl<'a> Collector<'a> {
     ) -> Result<(), FingerprintError> {
         let path = self.cwd.join(path);
         let listing = directory::list(&path, extent, self.outputs, self.digests)?;
+        self.listing(kind, path, &listing);
+        Ok(())
+    }
+
+    /// Adds what a directory holds that an argument names, unless it is an
+    /// input already or too large to be a configuration.
+    pub(super) fn named_directory(&mut self, path: &Path) -> Result<(), FingerprintError> {
+        // Its own name without a trailing `/.`.
+        let path: PathBuf = self.cwd.join(path).components().collect();
+        if self.directories.contains(&path) {
+            return Ok(());
+        }
+        if let Some(listing) = directory::list_named(&path, self.outputs, self.digests)? {
+            self.listing("directory", path, &listing);
+        }
+        Ok(())
+    }
+
+    fn listing(&mut self, kind: &str, path: PathBuf, listing: &Listing) {
         let shown = format!("{} files, sha256 {}", listing.files, listing.digest.short());
         self.add(format!("{kind} {}", path.display()), listing.digest, shown);
-        Ok(())
+        self.directories.insert(path.components().collect());
+    }
+
+    /// Tells whether warmstart itself writes to a path during the run.
+    pub(super) fn is_output(&self, path: &Path) -> bool {
+        self.outputs.iter().any(|output| self.cwd.join(output) == path)
     }
 
     /// Adds a file's content or all of a directory.

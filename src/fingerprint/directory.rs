@@ -25,6 +25,10 @@ const DEPTH_MAX: usize = 64;
 /// checkout that only changes times; a larger tree counts by its files'
 /// identities.
 const FILES_BY_CONTENT_MAX: usize = 512;
+/// Files and bytes of a directory that an argument names: a larger one is
+/// data to work on rather than configuration.
+const NAMED_FILES_MAX: usize = 256;
+const LEN_NAMED_MAX: u64 = 16 << 20;
 
 /// What of a directory counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub(super) enum Extent {
     /// A directory of the class path that the program also works in: classes
     /// and configurations, in directories that can be packages.
     Workplace,
+    /// A directory that an argument names: all of it but logs and the like.
+    Named,
 }
 
 /// The content of a directory.
@@ -60,6 +66,7 @@ impl Extent {
         let in_top = relative.parent() == Some(Path::new(""));
         match self {
             Self::Everything => true,
+            Self::Named => extension.is_none_or(|kind| !LEFT.contains(&kind)),
             Self::Classes if in_top => extension.is_some_and(|kind| !LEFT.contains(&kind)),
             Self::Classes => true,
             Self::Workplace => {
@@ -71,7 +78,7 @@ impl Extent {
 
     fn wants_directory(self, name: &OsStr) -> bool {
         match self {
-            Self::Everything | Self::Classes => true,
+            Self::Everything | Self::Classes | Self::Named => true,
             Self::Workplace => name == "META-INF" || (name != "node_modules" && is_package(name)),
         }
     }
@@ -93,10 +100,50 @@ pub(super) fn list(
     outputs: &[PathBuf],
     digests: &mut DigestMemory,
 ) -> Result<Listing, FingerprintError> {
-    let mut walk =
-        Walk { extent, root: dir, files: Vec::new(), names: 0, written: written(outputs) };
+    let files = walk(dir, extent, FILES_MAX, outputs)?;
+    digest(dir, files, digests)
+}
+
+/// Lists a directory that an argument names; `None` if it has more files or
+/// bytes than a configuration.
+pub(super) fn list_named(
+    dir: &Path,
+    outputs: &[PathBuf],
+    digests: &mut DigestMemory,
+) -> Result<Option<Listing>, FingerprintError> {
+    let files = match walk(dir, Extent::Named, NAMED_FILES_MAX, outputs) {
+        Ok(files) => files,
+        Err(FingerprintError::TooLarge { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let sizes = files.iter().filter_map(|(_, identity)| *identity).map(|identity| identity.size);
+    if sizes.fold(0, u64::saturating_add) > LEN_NAMED_MAX {
+        return Ok(None);
+    }
+    digest(dir, files, digests).map(Some)
+}
+
+/// A path below a directory, and what the file there is known by; `None` for
+/// what is no regular file.
+type Found = (PathBuf, Option<FileIdentity>);
+
+fn walk(
+    dir: &Path,
+    extent: Extent,
+    files_max: usize,
+    outputs: &[PathBuf],
+) -> Result<Vec<Found>, FingerprintError> {
+    let written = written(outputs);
+    let mut walk = Walk { extent, root: dir, files: Vec::new(), files_max, names: 0, written };
     walk.directory(Path::new(""), &mut Vec::new())?;
-    let mut files = walk.files;
+    Ok(walk.files)
+}
+
+fn digest(
+    dir: &Path,
+    mut files: Vec<Found>,
+    digests: &mut DigestMemory,
+) -> Result<Listing, FingerprintError> {
     files.sort_unstable_by(|one, two| one.0.cmp(&two.0));
 
     let by_content = files.len() <= FILES_BY_CONTENT_MAX;
@@ -116,7 +163,10 @@ pub(super) fn list(
                 Err(error) if error.kind() == io::ErrorKind::NotFound => sha.update(b"gone"),
                 Err(source) => return Err(FingerprintError::Unreadable { path, source }),
             },
-            Some(identity) => sha.update(format!("{identity:?}")),
+            Some(identity) => {
+                digests.saw(&path, *identity);
+                sha.update(format!("{identity:?}"));
+            }
         }
     }
     Ok(Listing { digest: Digest(sha.finalize().into()), files: files.len() })
@@ -132,8 +182,8 @@ fn written(outputs: &[PathBuf]) -> HashSet<(u64, u64)> {
 struct Walk<'a> {
     extent: Extent,
     root: &'a Path,
-    /// Paths below the root; `None` for what is no regular file.
-    files: Vec<(PathBuf, Option<FileIdentity>)>,
+    files: Vec<Found>,
+    files_max: usize,
     names: usize,
     written: HashSet<(u64, u64)>,
 }
@@ -171,8 +221,10 @@ impl Walk<'_> {
             let entry = entry
                 .map_err(|source| FingerprintError::Unreadable { path: path.clone(), source })?;
             self.names += 1;
-            if self.names > NAMES_MAX || self.files.len() > FILES_MAX {
-                let max = if self.names > NAMES_MAX { NAMES_MAX } else { FILES_MAX };
+            // Of a few files wanted, not many names are looked at either.
+            let names_max = NAMES_MAX.min(self.files_max.saturating_mul(8));
+            if self.names > names_max || self.files.len() > self.files_max {
+                let max = if self.names > names_max { names_max } else { self.files_max };
                 return Err(FingerprintError::TooLarge { path: self.root.to_owned(), max });
             }
             let below = relative.join(entry.file_name());

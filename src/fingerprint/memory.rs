@@ -165,6 +165,8 @@ pub struct DigestMemory {
     /// What was answered since the last [`Self::refresh`], by path: the
     /// fingerprint and the check of an entry ask for the same files.
     answered: HashMap<PathBuf, Known>,
+    /// The file of those that was changed last, with its ctime in ns.
+    newest: Option<(PathBuf, i64)>,
     today: u32,
     reading: Reading,
 }
@@ -191,11 +193,25 @@ impl DigestMemory {
     /// question looks again whether they changed.
     pub fn refresh(&mut self) {
         self.answered.clear();
+        self.newest = None;
     }
 
     /// Returns what was answered for a path since the last [`Self::refresh`].
     pub fn answered(&self, path: &Path) -> Option<Known> {
         self.answered.get(path).copied()
+    }
+
+    /// Returns which of the files looked at since the last
+    /// [`Self::refresh`] was changed last, and its ctime in ns since 1970.
+    pub fn newest(&self) -> Option<(&Path, i64)> {
+        self.newest.as_ref().map(|(path, ctime_ns)| (path.as_path(), *ctime_ns))
+    }
+
+    /// Takes note of a file that counts by its identity.
+    pub fn saw(&mut self, path: &Path, identity: FileIdentity) {
+        if self.newest.as_ref().is_none_or(|(_, ctime_ns)| *ctime_ns < identity.ctime_ns) {
+            self.newest = Some((path.to_owned(), identity.ctime_ns));
+        }
     }
 
     /// Returns the digest of a regular file, which is read only if it is not
@@ -242,6 +258,7 @@ impl DigestMemory {
             },
         };
         self.answered.insert(path.to_owned(), known);
+        self.saw(path, known.identity);
         Ok(known)
     }
 

@@ -108,6 +108,76 @@ fn each_change_of_a_file_is_named() {
 }
 
 #[test]
+fn files_that_the_environment_names_count_by_content() {
+    let mut place = Place::new();
+    let path = |name: &str| place.dir.path().join(name).display().to_string();
+    place.command.env.extend(
+        [
+            format!("APP_CONFIG={}", path("app.cfg")),
+            format!("OPTS=-v -Dconf={} -Xlog:{}", path("opts.cfg"), path("x.txt")),
+            format!("LOCATIONS=file:{},file:{}", path("one.yml"), path("two.yml")),
+            format!("SHELL={}", path("shell")),
+            format!("SEARCH={}:{}", path("shell"), path("x.txt")),
+            format!("LOG={}", path("server.log")),
+            "RELATIVE=relative".to_owned(),
+        ]
+        .map(OsString::from),
+    );
+    let counted = ["app.cfg", "opts.cfg", "one.yml", "two.yml"];
+    let ignored = ["shell", "x.txt", "server.log", "relative"];
+    for name in counted.iter().chain(&ignored) {
+        place.write(name, "1");
+    }
+    let first = place.fingerprint();
+    for name in counted {
+        place.write(name, "2");
+        assert_eq!(place.changes(&first), [format!("file DIR/{name} changed")]);
+        place.write(name, "1");
+    }
+    for name in ignored {
+        place.write(name, "2");
+        assert!(place.changes(&first).is_empty(), "{name}");
+    }
+    place.scope.ignore_env.push("APP_CONFIG".into());
+    let first = place.fingerprint();
+    place.write("app.cfg", "2");
+    assert!(place.changes(&first).is_empty());
+    let large = fs::File::create(place.dir.path().join("opts.cfg")).unwrap();
+    large.set_len((16 << 20) + 1).unwrap();
+    assert_eq!(place.changes(&first), ["file DIR/opts.cfg removed"]);
+}
+
+#[test]
+fn small_directories_that_arguments_name_count() {
+    let mut place = Place::new();
+    for name in ["conf/deep/app.cfg", "other/app.cfg", "data/x", "store/x"] {
+        place.write(name, "1");
+    }
+    place.command.argv.extend(
+        ["--conf-dir", "conf/", "--etc=other", "--home", "data", "--work-dir", "store", "."]
+            .map(OsString::from),
+    );
+    let first = place.fingerprint();
+    for (name, changed) in [("conf/deep/app.cfg", "conf"), ("other/app.cfg", "other")] {
+        place.write(name, "2");
+        assert_eq!(place.changes(&first), [format!("directory DIR/{changed} changed")]);
+        place.write(name, "1");
+    }
+    // What the program writes, or works in.
+    for name in ["conf/server.log", "data/x", "store/x", "anything"] {
+        place.write(name, "2");
+        assert!(place.changes(&first).is_empty(), "{name}");
+    }
+    for number in 0..=256 {
+        place.write(&format!("conf/{number}"), "");
+    }
+    assert_eq!(place.changes(&first), ["directory DIR/conf removed"]);
+    let large = fs::File::create(place.dir.path().join("other/large")).unwrap();
+    large.set_len((16 << 20) + 1).unwrap();
+    assert_eq!(place.changes(&first).len(), 2);
+}
+
+#[test]
 fn each_change_of_the_host_is_named() {
     let place = Place::new();
     let first = place.fingerprint();

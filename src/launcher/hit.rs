@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::inner::{self, Inner, Running};
 use super::probing::chain;
 use super::{Options, Policy};
 use crate::cache::{Cache, CacheError, CaptureLock, Entry, NewEntry, Staging};
@@ -82,6 +83,8 @@ pub struct Unread {
     host: Host,
     /// The key by the files' identities, from before the start.
     sketch: EntryId,
+    /// When that was.
+    began: SystemTime,
 }
 
 impl Unread {
@@ -96,8 +99,8 @@ impl Unread {
         if now != self.sketch {
             return Err("its inputs changed while it started".into());
         }
-        let Self { cache, command, scope, host, .. } = self;
-        let mut lookup = Lookup::new(cache, command, scope, host, digests, fingerprint);
+        let Self { cache, command, scope, host, began, .. } = self;
+        let mut lookup = Lookup::new(cache, command, scope, host, digests, fingerprint, began);
         lookup.save_digests();
         if let Found::Entry = lookup.find() {
             return Err("there is an entry already".into());
@@ -127,6 +130,8 @@ pub struct Lookup {
     claim: Option<CaptureLock>,
     notify: Option<PathBuf>,
     point: &'static str,
+    /// When the key was computed, or begun to be: before any start.
+    began: SystemTime,
 }
 
 /// What a caller gave that this process cannot find out about itself any more.
@@ -146,6 +151,7 @@ pub fn look_up(
     options: &Options,
     caller: Caller<'_>,
 ) -> Result<Lookup, NoLookup> {
+    let began = SystemTime::now();
     let cache = match options.policy {
         Policy::Auto | Policy::Refresh => Cache::open(&options.cache_dir)?,
         Policy::NoCapture | Policy::RequireWarm => {
@@ -175,14 +181,15 @@ pub fn look_up(
         if !worth {
             let sketch = sketch(command, &scope, &host).map_err(NoLookup::from)?;
             let command = command.clone();
-            return Err(NoLookup::Unread(Box::new(Unread { cache, command, scope, host, sketch })));
+            let unread = Unread { cache, command, scope, host, sketch, began };
+            return Err(NoLookup::Unread(Box::new(unread)));
         }
         digests.set_reading(Reading::All);
         result = fingerprint::of(command, &scope, &host, &mut digests);
     }
     let fingerprint = result?;
     digests.set_reading(Reading::All);
-    Ok(Lookup::new(cache, command.clone(), scope, host, digests, fingerprint))
+    Ok(Lookup::new(cache, command.clone(), scope, host, digests, fingerprint, began))
 }
 
 impl From<FingerprintError> for NoLookup {
@@ -230,9 +237,22 @@ impl Lookup {
         host: Host,
         digests: DigestMemory,
         fingerprint: Fingerprint,
+        began: SystemTime,
     ) -> Self {
         let (entry, claim, notify, point) = (None, None, None, "ready");
-        Self { cache, command, scope, host, digests, fingerprint, entry, claim, notify, point }
+        Self {
+            cache,
+            command,
+            scope,
+            host,
+            digests,
+            fingerprint,
+            entry,
+            claim,
+            notify,
+            point,
+            began,
+        }
     }
 
     /// Returns the id of the entry, there or to be.
@@ -247,13 +267,30 @@ impl Lookup {
             Ok(None) => return Found::Nothing,
             Err(error) => return Found::Unusable(chain(&error)),
         };
-        match self.cache.verify(&entry, &mut self.digests, Some(&self.host.boot_id)) {
+        let checked = self
+            .cache
+            .verify(&entry, &mut self.digests, Some(&self.host.boot_id))
+            .map_err(|stale| stale.to_string())
+            .and_then(|()| self.check_inner(&entry));
+        match checked {
             Ok(()) => {
                 self.entry = Some(entry);
                 Found::Entry
             }
-            Err(stale) => Found::Unusable(stale.to_string()),
+            Err(reason) => Found::Unusable(reason),
         }
+    }
+
+    /// Checks what the command's program had become, if it was another one.
+    fn check_inner(&mut self, entry: &Entry) -> Result<(), String> {
+        if !entry.meta().files.iter().any(|file| file.name == inner::FILE) {
+            return Ok(());
+        }
+        let text = std::fs::read(entry.image_dir().join(inner::FILE));
+        let inner: Inner = text
+            .and_then(|text| Ok(serde_json::from_slice(&text)?))
+            .map_err(|error| format!("cannot read {} of the image: {error}", inner::FILE))?;
+        inner.check(&self.scope, &self.host, &mut self.digests)
     }
 
     /// Says what is different from the entry that comes closest, one line for
@@ -335,6 +372,7 @@ impl Lookup {
             fingerprint: self.fingerprint.clone(),
             notify: self.notify.clone(),
             point: self.point,
+            began: self.began,
         })
     }
 
@@ -357,6 +395,7 @@ pub struct Draft {
     fingerprint: Fingerprint,
     notify: Option<PathBuf>,
     point: &'static str,
+    began: SystemTime,
 }
 
 impl Draft {
@@ -365,21 +404,23 @@ impl Draft {
         &self.image_dir
     }
 
-    /// Makes the entry; `captured_at` is no later than the freeze.
+    /// Makes the entry; `captured_at` is no later than the freeze, and
+    /// `running` what the command was by then.
     pub fn commit(
         self,
         snapshot: &Snapshot,
+        running: Running,
         captured_at: SystemTime,
         notified: bool,
     ) -> Result<(), String> {
         let mut digests = self.cache.digests();
         self.check_inputs(&mut digests)?;
-        if let Some(path) = self.notify {
-            let notify = Notify { path, notified };
-            let write = serde_json::to_vec(&notify)
-                .map_err(std::io::Error::from)
-                .and_then(|text| std::fs::write(self.image_dir.join(NOTIFY_FILE), text));
-            write.map_err(|error| format!("cannot write {NOTIFY_FILE}: {error}"))?;
+        let Self { command, scope, host, began, .. } = &self;
+        if let Some(inner) = Inner::record(running, command, scope, host, *began, &mut digests)? {
+            self.write(inner::FILE, &inner)?;
+        }
+        if let Some(path) = self.notify.clone() {
+            self.write(NOTIFY_FILE, &Notify { path, notified })?;
         }
         let new = NewEntry {
             fingerprint: &self.fingerprint,
@@ -399,6 +440,14 @@ impl Draft {
         self.staging.commit(&new, &mut digests).map_err(|error| chain(&error))?;
         let _ = self.cache.save_digests(&mut digests);
         Ok(())
+    }
+
+    /// Adds a file of our own to the image.
+    fn write(&self, name: &str, value: &impl Serialize) -> Result<(), String> {
+        serde_json::to_vec(value)
+            .map_err(std::io::Error::from)
+            .and_then(|text| std::fs::write(self.image_dir.join(name), text))
+            .map_err(|error| format!("cannot write {name}: {error}"))
     }
 
     /// Refuses if an input has changed since the key was computed: the program

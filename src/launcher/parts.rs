@@ -9,6 +9,7 @@ use nix::poll::PollFd;
 
 use super::capture::{Job, Parts, Readiness};
 use super::hit::{Lookup, Unread};
+use super::inner::Running;
 use super::probing::Probing;
 use crate::readiness::{NotifySocket, Source};
 use crate::snapshot::{self, After, FileId, Refusal, StdinAtStart, StdioOrigin};
@@ -128,6 +129,7 @@ impl Parts for Native {
         let lookup = self.place.lookup()?;
         let draft = lookup.draft().map_err(Refusal::lasting)?;
         let captured_at = SystemTime::now();
+        let running = Running::of(self.pid);
         let frozen = snapshot::freeze(&snapshot::Capture {
             pid: self.pid,
             dir: draft.image_dir(),
@@ -139,10 +141,17 @@ impl Parts for Native {
         });
         match frozen {
             Ok(frozen) => {
+                let running = running.map_err(|error| {
+                    Refusal::passing(format!("its command cannot be read: {error}"))
+                })?;
+                // A shell may have been about to become something else.
+                if Running::of(self.pid).is_ok_and(|now| now.exe != running.exe) {
+                    return Err(Refusal::passing("it was starting another program"));
+                }
                 let notified = self.probing.has_notified();
                 Ok(Box::new(move || {
                     let snapshot = frozen.write().map_err(|refusal| refusal.reason)?;
-                    draft.commit(&snapshot, captured_at, notified)
+                    draft.commit(&snapshot, running, captured_at, notified)
                 }))
             }
             // The relay is about to learn it; nothing stood in the way.
