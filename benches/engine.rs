@@ -65,7 +65,7 @@ fn facts() -> Facts {
         no_new_privs: false,
         caller_limits: vec![],
         caller_personality: 0,
-        changed: Default::default(),
+        changed: planner::Changed::default(),
         host: Host { boot_id: "boot".into(), vdso_digest: [7; 32], xfeatures: 0 },
     }
 }
