@@ -31,7 +31,8 @@ pub struct Request<'a> {
     /// Signals that the caller had ignored (`nohup`): ignored in the program
     /// as well, where it had left their default action.
     pub ignored: &'a [i32],
-    /// How long the restore may take until its release.
+    /// How long the restore may take until its release, the copying of pages
+    /// apart: for an image that is copied there is time for its size on top.
     pub deadline: Duration,
 }
 
@@ -56,6 +57,10 @@ pub enum CannotRestore {
     /// A pid or tid of the image is in use.
     #[error("pid {0} is taken")]
     PidTaken(i32),
+    /// A pid of the image is held by a process that has ended, whose parent
+    /// (or pid 1, after a launcher was killed) has not learnt it yet.
+    #[error("pid {0} is taken (it has ended and is not reaped yet)")]
+    PidUnreaped(i32),
     /// We may not choose pids.
     #[error("choosing pids needs CAP_CHECKPOINT_RESTORE")]
     NotPermitted,

@@ -170,7 +170,9 @@ impl From<TraceError> for Refusal {
             TraceError::Denied { .. } | TraceError::Gone(_) | TraceError::Unfit { .. } => {
                 Self::lasting(reason)
             }
-            TraceError::JobStopped(_) | TraceError::Request { .. } => Self::passing(reason),
+            TraceError::JobStopped(_) | TraceError::Slow(_) | TraceError::Request { .. } => {
+                Self::passing(reason)
+            }
         }
     }
 }
@@ -207,10 +209,22 @@ pub struct Snapshot {
 
 /// Stops the process, reads its state, and lets it go on.
 ///
-/// Must run on the thread that may trace the process: any thread of its
-/// parent.
+/// Must run in a process that may trace it: its parent.
 pub fn freeze(capture: &Capture<'_>) -> Result<Frozen, Refusal> {
     process::check(capture.pid)?;
+    // A thread in vfork(2) cannot be stopped: better not to try.
+    process::check_children(capture.pid)?;
+    // With this thread ends every trace that an error leaves ([`Group::stop`]).
+    std::thread::scope(|scope| {
+        let tracer = std::thread::Builder::new().name("warmstart-trace".into());
+        let tracer = tracer
+            .spawn_scoped(scope, || freeze_here(capture))
+            .map_err(|error| Refusal::passing(format!("no thread to trace with: {error}")))?;
+        tracer.join().unwrap_or_else(|_| Err(Refusal::lasting("reading the program failed")))
+    })
+}
+
+fn freeze_here(capture: &Capture<'_>) -> Result<Frozen, Refusal> {
     let pages = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -237,7 +251,7 @@ type ReadState = (Set, Facts, u64, Vec<PathBuf>);
 
 /// Reads everything while the process stands still.
 fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState, Refusal> {
-    process::check_children(group)?;
+    process::check_children(group.pid())?;
     process::check_shutdown(group)?;
     process::check_rights(group)?;
     let gate = find_gate(group)?;

@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 use crate::sys::arch::{self, Registers};
 use crate::sys::ptrace::{self, Queue, RseqConfiguration};
@@ -19,6 +20,9 @@ const PTRACE_EVENT_STOP: i32 = 128;
 /// Passes over the list of threads before giving up on a process that makes
 /// threads faster than they can be stopped.
 const MAX_PASSES: usize = 64;
+
+/// How long one thread may take to stop, while others stand already.
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// What went wrong with a tracee.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +42,10 @@ pub enum TraceError {
     /// The process is stopped by job control.
     #[error("process {0} is stopped by a signal")]
     JobStopped(i32),
+    /// A thread does not stop: it waits in the kernel for a child of `vfork(2)`
+    /// or for a device.
+    #[error("thread {0} does not stop")]
+    Slow(i32),
     /// A request failed.
     #[error("{step} of thread {tid}")]
     Request {
@@ -135,6 +143,11 @@ pub struct Group {
 
 impl Group {
     /// Stops every thread of the process.
+    ///
+    /// On an error a thread that was asked to stop may not have stopped yet,
+    /// and only a stopped one can be let go by a request. The kernel lets go
+    /// of the others when the tracing thread ends (`ptrace(2)`): call this on a
+    /// thread that does.
     pub fn stop(pid: i32) -> Result<Self, TraceError> {
         let mut group = Self { pid, threads: Vec::new() };
         for _ in 0..MAX_PASSES {
@@ -213,8 +226,9 @@ enum Stop {
 /// Waits until a seized, interrupted thread stands; `None` if it ended.
 fn wait_for_stop(tid: i32) -> Result<Option<Stop>, TraceError> {
     loop {
-        let status = match ptrace::wait(tid) {
-            Ok(status) => status,
+        let status = match ptrace::wait_for(tid, PATIENCE) {
+            Ok(Some(status)) => status,
+            Ok(None) => return Err(TraceError::Slow(tid)),
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
             Err(source) => return Err(TraceError::request("waiting", tid)(source)),
         };

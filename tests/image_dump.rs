@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use support::target::{Target, alone, compile, dump, state, try_dump};
 use support::{stderr, stdout};
 use warmstart::image::Set;
+use warmstart::trace::{Group, TraceError};
 
 mod support;
 
@@ -153,6 +154,36 @@ fn the_process_ends_runs_on_or_stays_stopped() {
     assert_eq!(target.wait().signal(), Some(libc::SIGKILL));
 }
 
+/// A thread in vfork(2) held the whole program still until its child's exec.
+#[test]
+fn a_thread_that_does_not_stop_is_let_go() {
+    let dir = support::cache();
+    let program = match compile("refused", dir.path()) {
+        Ok(program) => program,
+        Err(missing) => skip!("{missing}"),
+    };
+    let mut target = start(&program, "vfork", &dir.path().join("work"));
+    let pid = target.pid();
+    target.wait_until(|said| said.contains("tick 10\n"));
+    // Not even tried where it is seen in time.
+    let output = try_dump(pid, &dir.path().join("image"), &[]);
+    assert!(stderr(&output).contains("has a child process"), "{}", stderr(&output));
+    // Nor waited for where it is not.
+    let began = std::time::Instant::now();
+    let stop = std::thread::spawn(move || Group::stop(pid).map(drop)).join().unwrap();
+    assert!(matches!(stop, Err(TraceError::Slow(_))), "{stop:?}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(1), "{:?}", began.elapsed());
+    runs_on(&mut target);
+    // The thread is no longer traced, and ends when its child does.
+    let tasks = || fs::read_dir(format!("/proc/{pid}/task")).unwrap().count();
+    let until = began + std::time::Duration::from_secs(20);
+    while tasks() > 1 {
+        assert!(std::time::Instant::now() < until, "it does not go on");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    runs_on(&mut target);
+}
+
 /// A timer that expired between the look at the pending signals and the look
 /// at the timers was lost: it was in the image neither armed nor expired.
 #[test]
@@ -162,7 +193,9 @@ fn a_timer_is_never_lost() {
         Ok(program) => program,
         Err(missing) => skip!("{missing}"),
     };
-    let target = start(&program, "alarm", &dir.path().join("work"));
+    let mut target = start(&program, "alarm", &dir.path().join("work"));
+    // Armed by now.
+    target.wait_until(|said| said.contains("tick 1\n"));
     for round in 0..support::repetitions(40) {
         let image = dir.path().join("image");
         dump(target.pid(), &image, &["--leave-running"]);

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use warmstart::image::Set;
+use warmstart::image::{Set, vma_status};
 use warmstart::restore::host::Host;
 use warmstart::restore::plan::{Arg, Check, Operation, Plan, PlanError, PlanFile};
 use warmstart::restore::planner::{self, Facts, Given, PageMode, Policy, Source, Written};
@@ -40,6 +40,35 @@ fn the_plan_of_the_golden_image_mapped() {
 fn the_plan_of_the_golden_image_copied() {
     let plan = planner::compile(&golden(), &facts(PageMode::Copied)).unwrap();
     insta::assert_snapshot!(plan.to_string());
+}
+
+/// A heap of more than 2 GiB never came back: the kernel reads less at a time
+/// than the one call asked for.
+#[test]
+fn a_long_run_is_read_in_parts() {
+    const START: u64 = 1 << 32;
+    const PAGES: u64 = 5 << 17;
+    let mut set = golden();
+    let task = &mut set.tasks[0];
+    let small = task.mm.vmas.iter().find(|vma| vma.status & vma_status::ANON_PRIVATE != 0);
+    let mut vma = *small.unwrap();
+    (vma.start, vma.end, vma.madv) = (START, START + PAGES * 4096, None);
+    let at = task.mm.vmas.partition_point(|vma| vma.start < START);
+    task.mm.vmas.insert(at, vma);
+    let entries = &mut task.pagemap.entries;
+    let mut run = entries[0];
+    (run.vaddr, run.nr_pages) = (START, Some(PAGES));
+    let at = entries.partition_point(|entry| entry.vaddr < START);
+    entries.insert(at, run);
+    let plan = planner::compile(&set, &facts(PageMode::Copied)).unwrap();
+    let text = plan.to_string();
+    for read in [
+        "pread64(pages, 0x100000000, 0x40000000, 0x1000) = 1073741824",
+        "pread64(pages, 0x140000000, 0x40000000, 0x40001000) = 1073741824",
+        "pread64(pages, 0x180000000, 0x20000000, 0x80001000) = 536870912",
+    ] {
+        assert!(text.contains(read), "{text}");
+    }
 }
 
 #[test]

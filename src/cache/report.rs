@@ -72,6 +72,7 @@ pub fn list(cache: &Cache) -> Result<Listing, CacheError> {
         .collect();
     entries.sort_by_key(|row| std::cmp::Reverse(row.usage.last_used.max(row.created)));
     let mut refused = cache.refused();
+    refused.retain(|refused| !refused.only_counts());
     refused.sort_by_key(|refused| std::cmp::Reverse(refused.time));
     let len_disk = entries.iter().map(|row| row.len_disk).sum();
     Ok(Listing { schema_version: SCHEMA_VERSION, entries, refused, len_disk })

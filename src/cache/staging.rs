@@ -198,7 +198,7 @@ impl Staging {
         let lock = self.lock.take().filter(|lock| lock.unlock().is_ok());
         let entries = self.cache.bucket.join("entries");
         sync(&entries)?;
-        let _ = fs::remove_file(self.cache.bucket.join("notes").join(meta.id.to_string()));
+        self.cache.note_captured(&meta.id);
         self.cache.retire_relatives(meta);
         let lock = lock.filter(|lock| lock.try_lock_shared().is_ok());
         let lock = lock.ok_or(CacheError::Busy(meta.id))?;

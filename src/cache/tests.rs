@@ -336,6 +336,29 @@ fn the_nearest_entry_says_what_changed() {
     assert!(fixture.cache.nearest(&other).is_none());
 }
 
+/// A restore that misses its deadline every time cost three seconds a run, and
+/// a capture.
+#[test]
+fn captures_that_cannot_be_restored_are_given_up() {
+    let fixture = Fixture::new();
+    let (cache, id) = (&fixture.cache, fingerprint(1).id);
+    let fail = |captured| {
+        let failed = cache.count_failed_restore(&id, captured);
+        cache.note_failed_restore(&id, &command(1), "too slow", failed).unwrap();
+    };
+    fail(100);
+    fail(100);
+    assert_eq!(cache.given_up(&id), None, "one entry counts once");
+    assert!(!report::list(cache).unwrap().render().contains("NOT CAPTURED"));
+    drop(fixture.commit(1, "pages", &[]));
+    fail(200);
+    assert_eq!(cache.given_up(&id).unwrap(), "could not be restored: too slow");
+    assert!(report::list(cache).unwrap().render().contains("NOT CAPTURED"));
+    cache.note_restored(&id);
+    fail(300);
+    assert_eq!(cache.given_up(&id), None, "a restore that succeeds makes up for all");
+}
+
 #[test]
 fn refusals_are_noted_until_a_capture_succeeds() {
     let fixture = Fixture::new();

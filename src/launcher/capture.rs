@@ -1,9 +1,9 @@
 //! From a cold start to an entry, beside the relay.
 //!
 //! A capture is a row of stages that [`Capture::step`] moves along, each step
-//! short but one: the freeze, which must happen on the main thread (`ptrace`
-//! is per thread). The image is written and committed on a thread of its own.
-//! Whatever goes wrong ends the capture and leaves the program alone.
+//! short but one: the freeze, which is waited for. The image is written and
+//! committed on a thread of its own. Whatever goes wrong ends the capture and
+//! leaves the program alone.
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};

@@ -23,7 +23,8 @@ use crate::restore::{self, CannotRestore, Restored};
 use crate::snapshot::Snapshot;
 
 /// How long a restore may take until its release: it takes milliseconds, and
-/// with a page file on a cold disk, tenths of a second.
+/// with a page file on a cold disk, tenths of a second; the engine adds what
+/// copying takes.
 const DEADLINE: Duration = Duration::from_secs(3);
 
 /// How many bytes of files that are not remembered are read before a first
@@ -81,6 +82,7 @@ pub struct Unread {
     command: Command,
     scope: Scope,
     host: Host,
+    policy: Policy,
     /// The key by the files' identities, from before the start.
     sketch: EntryId,
     /// When that was.
@@ -99,8 +101,9 @@ impl Unread {
         if now != self.sketch {
             return Err("its inputs changed while it started".into());
         }
-        let Self { cache, command, scope, host, began, .. } = self;
+        let Self { cache, command, scope, host, policy, began, .. } = self;
         let mut lookup = Lookup::new(cache, command, scope, host, digests, fingerprint, began);
+        lookup.policy = policy;
         lookup.save_digests();
         if let Found::Entry = lookup.find() {
             return Err("there is an entry already".into());
@@ -130,6 +133,7 @@ pub struct Lookup {
     claim: Option<CaptureLock>,
     notify: Option<PathBuf>,
     point: &'static str,
+    policy: Policy,
     /// When the key was computed, or begun to be: before any start.
     began: SystemTime,
 }
@@ -181,7 +185,8 @@ pub fn look_up(
         if !worth {
             let sketch = sketch(command, &scope, &host).map_err(NoLookup::from)?;
             let command = command.clone();
-            let unread = Unread { cache, command, scope, host, sketch, began };
+            let policy = options.policy;
+            let unread = Unread { cache, command, scope, host, policy, sketch, began };
             return Err(NoLookup::Unread(Box::new(unread)));
         }
         digests.set_reading(Reading::All);
@@ -189,7 +194,9 @@ pub fn look_up(
     }
     let fingerprint = result?;
     digests.set_reading(Reading::All);
-    Ok(Lookup::new(cache, command.clone(), scope, host, digests, fingerprint, began))
+    let mut lookup = Lookup::new(cache, command.clone(), scope, host, digests, fingerprint, began);
+    lookup.policy = options.policy;
+    Ok(lookup)
 }
 
 impl From<FingerprintError> for NoLookup {
@@ -239,7 +246,6 @@ impl Lookup {
         fingerprint: Fingerprint,
         began: SystemTime,
     ) -> Self {
-        let (entry, claim, notify, point) = (None, None, None, "ready");
         Self {
             cache,
             command,
@@ -247,10 +253,11 @@ impl Lookup {
             host,
             digests,
             fingerprint,
-            entry,
-            claim,
-            notify,
-            point,
+            entry: None,
+            claim: None,
+            notify: None,
+            point: "ready",
+            policy: Policy::Auto,
             began,
         }
     }
@@ -328,8 +335,30 @@ impl Lookup {
         serde_json::from_slice(&text).ok()
     }
 
+    /// Remembers that the entry, which was found good, could not be restored.
+    /// One that took too long is removed: it would cost every run the same.
+    /// Returns whether a new capture is worth it; if the last one was of no
+    /// use either, it is not.
+    pub fn note_failed(&mut self, failure: &CannotRestore) -> bool {
+        // Held, it could not be removed.
+        let Some(captured) = self.entry.take().map(|entry| entry.meta().created) else {
+            return true;
+        };
+        let id = &self.fingerprint.id;
+        let failed = self.cache.count_failed_restore(id, captured);
+        if failed.is_enough() || matches!(failure, CannotRestore::Deadline(_)) {
+            // One that is in use is not so bad.
+            let _ = self.cache.remove(id);
+        }
+        // Nobody depends on the note.
+        let reason = failure.to_string();
+        let _ = self.cache.note_failed_restore(id, &self.command, &reason, failed);
+        !failed.is_enough()
+    }
+
     /// Does what a hit leaves to do once the program runs.
     pub fn finish_hit(mut self) {
+        self.cache.note_restored(&self.fingerprint.id);
         self.cache.note_use(&self.fingerprint.id);
         self.save_digests();
     }
@@ -342,6 +371,11 @@ impl Lookup {
 
     /// Takes the right to capture the command; the error says why not.
     pub fn claim(&mut self) -> Result<(), String> {
+        if self.policy != Policy::Refresh
+            && let Some(reason) = self.cache.given_up(&self.fingerprint.id)
+        {
+            return Err(format!("{reason} (--refresh tries again)"));
+        }
         // Held, it could not be replaced.
         self.entry = None;
         match self.cache.lock_capture(&self.fingerprint.id) {

@@ -132,11 +132,11 @@ impl Run {
                 Ok((restored, began)) => self.restored(&restored, began, lookup),
                 Err(reason) => {
                     self.inherited.mask.set();
-                    let start = if entry_is_fine(&reason) {
+                    let start = if is_worth_a_capture(&reason, &mut lookup) {
+                        Start::Captured(lookup)
+                    } else {
                         lookup.save_digests();
                         Start::Plain
-                    } else {
-                        Start::Captured(lookup)
                     };
                     self.refuse(reason.to_string(), start)
                 }
@@ -358,13 +358,15 @@ fn ignored_signals(inherited: &Inherited) -> Vec<i32> {
         .collect()
 }
 
-/// Whether an entry that was not restored may be restored next time.
-fn entry_is_fine(reason: &CannotRestore) -> bool {
+/// Whether a new capture is to replace an entry that was not restored.
+fn is_worth_a_capture(reason: &CannotRestore, lookup: &mut Lookup) -> bool {
     match reason {
-        CannotRestore::PidTaken(_) | CannotRestore::NotPermitted | CannotRestore::Deadline(_) => {
-            true
-        }
-        CannotRestore::Unusable(_) | CannotRestore::Step { .. } => false,
+        // The entry may be restored next time.
+        CannotRestore::PidTaken(_)
+        | CannotRestore::PidUnreaped(_)
+        | CannotRestore::NotPermitted => false,
+        CannotRestore::Unusable(_) => true,
+        CannotRestore::Step { .. } | CannotRestore::Deadline(_) => lookup.note_failed(reason),
     }
 }
 

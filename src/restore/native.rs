@@ -62,20 +62,49 @@ pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
             {
                 std::thread::sleep(PAUSE_WITH_LEAVING);
             }
+            Err(CannotRestore::PidTaken(pid)) if is_unreaped(pid) => {
+                return Err(CannotRestore::PidUnreaped(pid));
+            }
             result => return result,
         }
     }
 }
 
-/// Whether a taken pid has no task any more.
+/// Whether a taken pid is about to be free.
 ///
 /// Since Linux 6.15 a thread that ends gives its pid back only after its
 /// process's parent may have been told of the end (`release_task` calls
 /// `free_pids` outside of `tasklist_lock`). Who ends a restored program and
 /// starts it again at once, on a busy machine, meets the pids of the threads
-/// that were there before.
+/// that were there before. Who kills a launcher leaves the program, killed with it, to
+/// pid 1, which reaps it when it gets to it.
 fn is_leaving(pid: i32) -> bool {
-    kill(Pid::from_raw(pid), None) == Err(nix::errno::Errno::ESRCH)
+    kill(Pid::from_raw(pid), None) == Err(nix::errno::Errno::ESRCH) || is_unreaped(pid)
+}
+
+/// Whether a pid is that of a task that has ended and is somebody else's to
+/// reap.
+fn is_unreaped(pid: i32) -> bool {
+    let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else { return false };
+    // Behind the name, which may hold anything: the state and the parent
+    // (`proc_pid_stat(5)`).
+    let name_end = stat.iter().rposition(|&byte| byte == b')').map_or(stat.len(), |at| at + 1);
+    let rest = String::from_utf8_lossy(&stat[name_end..]);
+    let mut fields = rest.split_ascii_whitespace();
+    let ended = matches!(fields.next(), Some("Z" | "X"));
+    let parent = fields.next().and_then(|parent| parent.parse().ok());
+    ended && parent.is_some_and(|parent: u32| parent != std::process::id())
+}
+
+/// How long the release may take: what the caller grants, and for pages that
+/// are copied the time that a slow machine needs for it. Mapped pages are not
+/// read.
+fn deadline(request: &Request<'_>, plan: &Plan) -> Duration {
+    /// What is copied in a second at the least, in bytes.
+    const SLOW_COPY: u64 = 500_000_000;
+    let file = plan.file();
+    let copied = if file.mapped { 0 } else { file.len_pages };
+    request.deadline.saturating_add(Duration::from_millis(copied / (SLOW_COPY / 1000)))
 }
 
 fn attempt(request: &Request<'_>, started: Instant) -> Result<Restored, CannotRestore> {
@@ -109,7 +138,7 @@ fn attempt(request: &Request<'_>, started: Instant) -> Result<Restored, CannotRe
     let pid = stage.start(&plan)?;
     // The child's ends are the child's alone: its death closes them.
     let reader = slots.into_reader();
-    stage.wait(&plan, pid, reader, request.deadline)?;
+    stage.wait(&plan, pid, reader, deadline(request, &plan))?;
     Ok(Restored { pid, app_pid: pid, before_clone, total: started.elapsed() })
 }
 
@@ -391,5 +420,36 @@ impl Blocked {
 impl Drop for Blocked {
     fn drop(&mut self) {
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.0), None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A killed launcher's program is a zombie of pid 1's for a while.
+    #[test]
+    fn an_ended_task_of_somebody_else_is_waited_for() {
+        use std::process::{Command, Stdio};
+        // The shell's child ends, and `sleep`, the shell by then, never reaps.
+        let script = "sh -c 'exit 0' & echo $!; exec sleep 60";
+        let mut parent =
+            Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = [0; 16];
+        let len = parent.stdout.as_mut().unwrap().read(&mut said).unwrap();
+        let child: i32 = String::from_utf8_lossy(&said[..len]).trim().parse().unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while !is_unreaped(child) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(is_unreaped(child) && is_leaving(child));
+        assert!(!is_unreaped(parent.id() as i32) && !is_leaving(parent.id() as i32));
+        parent.kill().unwrap();
+        while !crate::sys::process::has_ended(parent.id() as i32) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Ours to reap: nobody else will.
+        assert!(!is_unreaped(parent.id() as i32));
+        parent.wait().unwrap();
     }
 }

@@ -214,11 +214,12 @@ pub fn check_shutdown(group: &Group) -> Result<(), Refusal> {
 
 /// Refuses a process with children: an image holds one process. They may be
 /// about to end.
-pub fn check_children(group: &Group) -> Result<(), Refusal> {
-    let pid = group.pid();
-    for thread in group.threads() {
-        let path = format!("/proc/{pid}/task/{}/children", thread.tid());
-        let children = fs::read_to_string(path).unwrap_or_default();
+pub fn check_children(pid: i32) -> Result<(), Refusal> {
+    let path = format!("/proc/{pid}/task");
+    let threads =
+        fs::read_dir(&path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
+    for thread in threads.flatten() {
+        let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
         if let Some(child) = children.split_ascii_whitespace().next() {
             let name = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
             return Err(Refusal::passing(format!(

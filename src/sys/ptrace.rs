@@ -7,6 +7,7 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
+use std::time::{Duration, Instant};
 
 use libc::{c_void, iovec, pid_t, user_regs_struct};
 
@@ -174,6 +175,34 @@ pub fn wait(tid: pid_t) -> io::Result<i32> {
             return Err(error);
         }
     }
+}
+
+/// Waits like [`wait`], for no longer than `patience`; `None` if nothing has
+/// changed until then.
+pub fn wait_for(tid: pid_t, patience: Duration) -> io::Result<Option<i32>> {
+    /// A thread that is asked to stop does so in some ten microseconds.
+    const PAUSE: Duration = Duration::from_micros(50);
+    let until = Instant::now() + patience;
+    while !has_changed(tid)? {
+        if Instant::now() >= until {
+            return Ok(None);
+        }
+        std::thread::sleep(PAUSE);
+    }
+    wait(tid).map(Some)
+}
+
+/// Whether [`wait`] would return at once.
+fn has_changed(tid: pid_t) -> io::Result<bool> {
+    let options = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::WNOHANG | libc::__WALL;
+    // SAFETY: siginfo is plain data, for which all zeros is a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: waitid writes one siginfo to the address given.
+    if unsafe { libc::waitid(libc::P_PID, tid as libc::id_t, &mut info, options) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: waitid filled the fields of SIGCHLD, or left zeros.
+    Ok(unsafe { info.si_pid() } != 0)
 }
 
 /// Waits for a change without taking it; returns the raw status if it is the

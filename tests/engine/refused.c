@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,6 +52,16 @@ static void *shared(int fd)
 	MUST(at != MAP_FAILED);
 	strcpy(at, "shared");
 	return at;
+}
+
+static void *slow_to_exec(void *unused)
+{
+	struct timespec two = {2, 0};
+	if (!vfork()) {
+		syscall(SYS_nanosleep, &two, NULL);
+		_exit(0);
+	}
+	return unused;
 }
 
 static void on_alarm(int signal)
@@ -183,6 +194,11 @@ static void start(const char *kind)
 		sigset_t set;
 		sigemptyset(&set), sigaddset(&set, SIGUSR1);
 		MUST(!sigprocmask(SIG_BLOCK, &set, NULL) && !kill(getpid(), SIGUSR1));
+	} else if (!strcmp(kind, "vfork")) {
+		/* A thread that cannot be stopped for two seconds. */
+		pthread_t thread;
+		MUST(!pthread_create(&thread, NULL, slow_to_exec, NULL));
+		usleep(100000);
 	} else if (!strcmp(kind, "alarm")) {
 		/* Not refused: expires again and again while it is dumped. */
 		struct itimerval often = {{0, 700}, {0, 700}};

@@ -9,6 +9,9 @@ use crate::restore::plan::{AT_FDCWD, Arg};
 
 /// `MADV_GUARD_INSTALL` (Linux 6.13).
 const MADV_GUARD_INSTALL: i32 = 102;
+/// The most that one call reads: the kernel stops a read at 0x7ffff000 bytes
+/// (`read(2)`), whatever it was asked for.
+const LEN_READ_MAX: u64 = 1 << 30;
 /// The lowest descriptor that is free while memory is set up.
 const FREE_FD: u64 = 3;
 const READ: u32 = libc::PROT_READ as u32;
@@ -151,14 +154,24 @@ impl Planner<'_> {
                 let flags = libc::MAP_PRIVATE as u32 | vma.flags & libc::MAP_NORESERVE as u32;
                 self.map(run.vaddr, run.len_bytes(), vma.prot, flags, Arg::Pages, run.offset);
             } else {
-                let len = Arg::Value(run.len_bytes());
-                let args = [Arg::Pages, Arg::Value(run.vaddr), len, Arg::Value(run.offset)];
-                self.push(libc::SYS_pread64, &args, Check::Equals(run.len_bytes() as i64));
+                self.copy(run);
             }
         }
         if copies && vma.prot & (READ | WRITE) != READ | WRITE {
             let args = [Arg::Value(vma.start), Arg::Value(len), value(vma.prot)];
             self.must(libc::SYS_mprotect, &args);
+        }
+    }
+
+    /// Reads a run from the pages file into memory that is there.
+    fn copy(&mut self, run: &PageRun) {
+        let mut done = 0;
+        while done < run.len_bytes() {
+            let len = (run.len_bytes() - done).min(LEN_READ_MAX);
+            let (to, from) = (Arg::Value(run.vaddr + done), Arg::Value(run.offset + done));
+            let args = [Arg::Pages, to, Arg::Value(len), from];
+            self.push(libc::SYS_pread64, &args, Check::Equals(len as i64));
+            done += len;
         }
     }
 
