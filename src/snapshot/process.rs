@@ -95,6 +95,10 @@ pub fn check(pid: i32) -> Result<(), Refusal> {
     let refuse = |what: &str| Err(Refusal::lasting(format!("process {pid} {what}")));
     match status.value("TracerPid") {
         "" | "0" => {}
+        // An earlier try that the kernel is still taking back.
+        tracer if tracer == std::process::id().to_string() => {
+            return Err(Refusal::passing(format!("process {pid} is being let go")));
+        }
         tracer => return refuse(&format!("is already traced by process {tracer}")),
     }
     if status.value("State").starts_with('Z') {
