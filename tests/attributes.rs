@@ -308,7 +308,7 @@ fn a_jvm_under_nohup_survives_a_hangup() {
     if let Err(missing) = trial::can_restore() {
         skip!("{missing}");
     }
-    let Some(jdk) = support::jdks().into_iter().next() else { skip!("there is no JDK") };
+    let Some(jdk) = support::full_jdks().into_iter().next() else { skip!("there is no JDK") };
     let Some(mut trial) = Trial::java(&jdk, "", "", "") else { skip!("there is no javac") };
     for (nohup, survives) in [("", false), ("trap '' HUP;", true), ("", false)] {
         trial.via = words(nohup);

@@ -224,7 +224,7 @@ fn a_damaged_entry_of_a_java_program() {
     if let Err(missing) = trial::can_restore() {
         skip!("{missing}");
     }
-    let Some(jdk) = support::jdks().into_iter().next() else { skip!("there is no JDK") };
+    let Some(jdk) = support::full_jdks().into_iter().next() else { skip!("there is no JDK") };
     let trial = Trial::java(&jdk, "", "", "");
     let (Some(trial), Some(other)) = (trial, Trial::java(&jdk, "", "Thread.sleep(1);", "")) else {
         skip!("there is no javac");

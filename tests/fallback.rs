@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use support::occupy::{Ghost, Occupant};
 use support::service::{Run, Service, compile, listeners, pid_of_image, tids_of_image};
-use support::{Jdk, can_choose_pids, jdks};
+use support::{Jdk, can_choose_pids, full_jdks};
 
 /// A JDK and the compiled program, or what is missing.
 fn prepare() -> Result<(Jdk, tempfile::TempDir), String> {
     if !can_choose_pids() {
         return Err("choosing pids needs CAP_CHECKPOINT_RESTORE".into());
     }
-    let jdk = jdks().into_iter().next().ok_or("there is no JDK")?;
+    let jdk = full_jdks().into_iter().next().ok_or("there is no JDK")?;
     Ok((jdk, compile("Exercise.java")?))
 }
 

@@ -27,7 +27,7 @@ fn captured(early: &str, late: &str) -> Trial {
 
 /// The same in Java, where there is a `static` field to tell.
 fn captured_java(field: &str, early: &str, late: &str) -> Option<Trial> {
-    let jdk = support::jdks().into_iter().next()?;
+    let jdk = support::full_jdks().into_iter().next()?;
     let trial = Trial::java(&jdk, field, early, late)?;
     fs::write(trial.path("data"), "0123456789").unwrap();
     trial.capture().unwrap();

@@ -110,7 +110,7 @@ fn captures_and_restores_of_a_java_program() {
     if let Err(missing) = trial::can_restore() {
         skip!("{missing}");
     }
-    let Some(jdk) = support::jdks().into_iter().next() else { skip!("there is no JDK") };
+    let Some(jdk) = support::full_jdks().into_iter().next() else { skip!("there is no JDK") };
     let Some(trial) = Trial::java(&jdk, "", "", "") else { skip!("there is no javac") };
     kill_captures(&trial, repeat(10));
     kill_restores(&trial, repeat(20));

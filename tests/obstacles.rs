@@ -243,7 +243,7 @@ fn a_cache_on_a_noexec_mount() {
     if let Err(missing) = trial::can_restore() {
         skip!("{missing}");
     }
-    let Some(jdk) = support::jdks().into_iter().next() else { skip!("there is no JDK") };
+    let Some(jdk) = support::full_jdks().into_iter().next() else { skip!("there is no JDK") };
     let Some(trial) = Trial::java(&jdk, "", "", "") else { skip!("there is no javac") };
     fs::create_dir(&trial.cache).unwrap();
     // Both times as a background job: the shell ignores some signals for it.
@@ -349,7 +349,7 @@ fn commands_that_cannot_be_started() {
 
 #[test]
 fn a_jar_that_cannot_be_read() {
-    let Some(jdk) = support::jdks().into_iter().next() else { skip!("there is no JDK") };
+    let Some(jdk) = support::full_jdks().into_iter().next() else { skip!("there is no JDK") };
     let dir = support::cache();
     let garbage = dir.path().join("garbage.jar");
     fs::write(&garbage, "this is no jar").unwrap();

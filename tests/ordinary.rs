@@ -17,7 +17,7 @@ use nix::unistd::{Pid, getpgid, getsid};
 use support::service::{
     Service, ask, compile, free_port, listeners, pid_of_image, tids, tids_of_image,
 };
-use support::{Jdk, Ordinary, jdk, jdks, repetitions, stderr};
+use support::{Jdk, Ordinary, full_jdks, jdk, repetitions, stderr};
 
 /// Lines of `/proc/PID/task/TID/status` that a restore brings back. (SigCgt
 /// and SigIgn are the process's.)
@@ -117,7 +117,7 @@ impl Looks {
 /// What the tests need, or what is missing.
 fn prepare() -> Result<(Ordinary, Jdk, tempfile::TempDir), String> {
     let user = Ordinary::with_capability()?;
-    let jdk = jdks().pop().ok_or("there is no JDK")?;
+    let jdk = full_jdks().pop().ok_or("there is no JDK")?;
     Ok((user, jdk, compile("Exercise.java")?))
 }
 
@@ -195,7 +195,7 @@ fn without_the_capability_it_starts_cold_and_says_so_in_one_line() {
         Ok(user) => user,
         Err(missing) => skip!("{missing}"),
     };
-    let Some(jdk) = jdk(17).or_else(|| jdks().pop()) else { skip!("there is no JDK") };
+    let Some(jdk) = jdk(17).or_else(|| full_jdks().pop()) else { skip!("there is no JDK") };
     let classes = match compile("Exercise.java") {
         Ok(classes) => classes,
         Err(missing) => skip!("{missing}"),

@@ -16,14 +16,14 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::service::{Service, compile};
-use support::{Jdk, binary, can_choose_pids, jdks, repetitions};
+use support::{Jdk, binary, can_choose_pids, full_jdks, repetitions};
 
 /// A JDK and a compiled program, or what is missing.
 fn prepare(program: &str) -> Result<(Jdk, tempfile::TempDir), String> {
     if !can_choose_pids() {
         return Err("choosing pids needs CAP_CHECKPOINT_RESTORE".into());
     }
-    let jdk = jdks().into_iter().next().ok_or("there is no JDK")?;
+    let jdk = full_jdks().into_iter().next().ok_or("there is no JDK")?;
     Ok((jdk, compile(program)?))
 }
 

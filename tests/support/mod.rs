@@ -99,6 +99,12 @@ pub fn jdks() -> Vec<Jdk> {
     jdks
 }
 
+/// Finds those with a compiler, and so with every module and tool: the runtimes
+/// that `scripts/test` fetches have few.
+pub fn full_jdks() -> Vec<Jdk> {
+    jdks().into_iter().filter(|jdk| jdk.javac().is_some()).collect()
+}
+
 /// Finds the runtime of a release.
 pub fn jdk(release: u32) -> Option<Jdk> {
     jdks().into_iter().find(|jdk| jdk.release == release)
