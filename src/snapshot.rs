@@ -10,7 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 
@@ -55,6 +55,9 @@ pub struct Capture<'a> {
     pub inherited: &'a [(RawFd, FileId)],
     /// Descriptors of the caller that a restore passes on (`--keep-fd`).
     pub keep: &'a [RawFd],
+    /// When it was started, by the real-time clock, taken just before; `None`
+    /// if only the kernel knows, to 10 ms.
+    pub started: Option<SystemTime>,
     /// What happens to the program afterwards.
     pub after: After,
 }

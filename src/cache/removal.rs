@@ -123,11 +123,11 @@ impl Cache {
             if options.older_than_days.is_some_and(|days| age_days >= days) {
                 unwanted.push(id);
             } else {
-                entries.push((last_used, id, len_on_disk(&dir)));
+                entries.push((self.last_touched(&id), id, len_on_disk(&dir)));
             }
         }
         if let Some(max) = options.max_size {
-            entries.sort_unstable_by_key(|(last_used, ..)| Reverse(*last_used));
+            entries.sort_unstable_by_key(|(touched, ..)| Reverse(*touched));
             let mut len = 0u64;
             for (_, id, len_entry) in entries {
                 len = len.saturating_add(len_entry);
@@ -143,10 +143,19 @@ impl Cache {
         self.usage(id).last_used.unwrap_or(0).max(created)
     }
 
+    /// Returns when an entry was restored or captured last, as exactly as the
+    /// file system's clock has it: a script uses many entries in a second.
+    fn last_touched(&self, id: &EntryId) -> SystemTime {
+        let paths =
+            [self.bucket.join("used").join(id.to_string()), self.entry_dir(id).join("meta")];
+        let times = paths.iter().filter_map(|path| fs::metadata(path).ok()?.modified().ok());
+        times.max().unwrap_or(UNIX_EPOCH)
+    }
+
     /// Removes older entries of the same command, called from the same
     /// directory, beyond a handful.
     pub(super) fn retire_relatives(&self, newest: &EntryMeta) {
-        let mut relatives: Vec<(u64, EntryId)> = self
+        let mut relatives: Vec<(SystemTime, EntryId)> = self
             .ids()
             .unwrap_or_default()
             .into_iter()
@@ -154,7 +163,7 @@ impl Cache {
             .filter_map(|id| {
                 let meta = read_meta(&self.entry_dir(&id), &id).ok()?.meta;
                 let related = meta.argv == newest.argv && meta.cwd == newest.cwd;
-                related.then(|| (self.last_used(&id, meta.created), id))
+                related.then(|| (self.last_touched(&id), id))
             })
             .collect();
         relatives.sort_unstable_by_key(|(last_used, _)| Reverse(*last_used));

@@ -321,6 +321,26 @@ fn a_command_that_changes_again_and_again_leaves_a_handful_of_entries() {
     assert!(fixture.cache.lookup(&fingerprint(7).id).unwrap().is_some());
 }
 
+/// All within one second.
+#[test]
+fn the_entry_that_is_used_is_not_the_one_that_goes() {
+    let fixture = Fixture::new();
+    let commit = |number| {
+        let (fingerprint, command) = (fingerprint(number), command(0));
+        let new = new_entry(&fingerprint, &command, &[]);
+        drop(fixture.staging("pages").commit(&new, &mut DigestMemory::empty()).unwrap());
+        // A tick of the file system's clock.
+        std::thread::sleep(Duration::from_millis(15));
+    };
+    commit(1);
+    for number in 2..=7 {
+        fixture.cache.note_use(&fingerprint(1).id);
+        commit(number);
+    }
+    let has = |number| fixture.cache.lookup(&fingerprint(number).id).unwrap().is_some();
+    assert_eq!((1..=7).filter(|number| has(*number)).collect::<Vec<_>>(), [1, 5, 6, 7]);
+}
+
 #[test]
 fn the_nearest_entry_says_what_changed() {
     let fixture = Fixture::new();

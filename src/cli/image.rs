@@ -98,6 +98,7 @@ fn dump(arguments: &DumpArguments) -> Result<u8, Failure> {
         keep: &[],
         stdio: [StdioOrigin::Programs; 3],
         stdin: StdinAtStart::Other,
+        started: None,
         after,
     };
     let snapshot =

@@ -102,6 +102,8 @@ pub struct Native {
     pub stdio: [StdioOrigin; 3],
     /// How far 0 had been read then.
     pub stdin: StdinAtStart,
+    /// When it was started.
+    pub started: SystemTime,
 }
 
 impl Parts for Native {
@@ -137,6 +139,7 @@ impl Parts for Native {
             keep: &self.keep,
             stdio: self.stdio,
             stdin: self.stdin,
+            started: Some(self.started),
             after: After::Run,
         });
         match frozen {

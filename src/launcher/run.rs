@@ -299,6 +299,7 @@ impl Run {
             keep: self.options.keep.clone(),
             stdio: origins,
             stdin,
+            started: started.exact,
         };
         let patience = self.options.capture_timeout;
         let capture = Capture::new(Box::new(parts), patience, &self.herald, self.status.clone());

@@ -12,6 +12,9 @@ pub struct Started {
     pub at: Instant,
     /// The moment as the kernel would date a file.
     pub wall: SystemTime,
+    /// The moment on the fine clock of the same time: what the kernel dates
+    /// later was made later.
+    pub exact: SystemTime,
 }
 
 impl Started {
@@ -24,7 +27,7 @@ impl Started {
     pub fn now() -> Self {
         let wall = clock_gettime(ClockId::CLOCK_REALTIME_COARSE)
             .map_or_else(|_| SystemTime::now(), |t| SystemTime::UNIX_EPOCH + Duration::from(t));
-        Self { at: Instant::now(), wall }
+        Self { at: Instant::now(), wall, exact: SystemTime::now() }
     }
 }
 

@@ -1,10 +1,13 @@
 //! Files with a path: regular ones, directories, the memory devices.
 
 use std::fs::{self, Metadata};
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
+
+use nix::sys::statfs::{self, FsType};
 
 use super::{Descriptor, Reader, Refusal};
 use crate::image::proto::{FdTypes, FileEntry, FileLockEntry, FownEntry, RegFileEntry};
@@ -66,12 +69,21 @@ impl Reader<'_> {
         Ok(entry)
     }
 
-    /// Returns whether a file was created after the program's start. One that
-    /// was there before may have been truncated, or opened to go on behind
-    /// what others wrote; afterwards nothing tells a log from a journal.
-    fn is_made_by_program(&self, open: &Metadata) -> Result<bool, Refusal> {
+    /// Returns whether a file was certainly created after the program's start.
+    /// One that was there before may have been truncated, or opened to go on
+    /// behind what others wrote; afterwards nothing tells a log from a journal.
+    ///
+    /// Files are dated by the coarse clock, which lags behind the fine one
+    /// (`ktime_get_coarse_real_ts64`): what is dated after a reading of the
+    /// fine one was made after it, whereas a file made in the program's first
+    /// tick (1 to 10 ms) counts as older.
+    fn is_made_by_program(&self, open: &Metadata, fd: RawFd) -> Result<bool, Refusal> {
         let Ok(created) = open.created() else { return Ok(false) };
-        Ok(created >= started(self.pid)?)
+        let started = match self.capture.started {
+            Some(started) => started,
+            None => started_at_latest(self.pid)?,
+        };
+        Ok(created > started && is_dated_here(self.pid, fd))
     }
 
     /// Decides where the content of a regular file comes from at a restore.
@@ -108,7 +120,7 @@ impl Reader<'_> {
             && !is_locked
             && descriptor.info.pos == open.len()
             && open.nlink() == 1
-            && self.is_made_by_program(open)?
+            && self.is_made_by_program(open, descriptor.fd)?
             && !self.is_open_elsewhere(descriptor, all)?
         {
             if open.len() > MAX_STREAM {
@@ -186,18 +198,37 @@ impl Reader<'_> {
     }
 }
 
-/// Returns when a process was started, rounded down: field 22 of `stat` counts
-/// ticks since the boot (`proc(5)`).
-fn started(pid: i32) -> Result<SystemTime, Refusal> {
+/// File systems that date a new file by this machine's clock: not those that
+/// are served by another machine or by another program (`statfs(2)`).
+const DATED_HERE: [FsType; 6] = [
+    statfs::EXT4_SUPER_MAGIC,
+    statfs::XFS_SUPER_MAGIC,
+    statfs::BTRFS_SUPER_MAGIC,
+    statfs::TMPFS_MAGIC,
+    statfs::F2FS_SUPER_MAGIC,
+    statfs::OVERLAYFS_SUPER_MAGIC,
+];
+
+/// Returns whether an open file's times are those of this machine.
+fn is_dated_here(pid: i32, fd: RawFd) -> bool {
+    let path = format!("/proc/{pid}/fd/{fd}");
+    statfs::statfs(path.as_str()).is_ok_and(|found| DATED_HERE.contains(&found.filesystem_type()))
+}
+
+/// Returns when a process had been started at the latest: field 22 of `stat`
+/// counts whole ticks since the boot (`proc(5)`).
+fn started_at_latest(pid: i32) -> Result<SystemTime, Refusal> {
     use nix::time::{ClockId, clock_gettime};
     use nix::unistd::{SysconfVar, sysconf};
-    let ticks = Stat::read(&format!("/proc/{pid}/stat"))?.field(22);
+    let ticks = Stat::read(&format!("/proc/{pid}/stat"))?.field(22).saturating_add(1);
     let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100).max(1) as u64;
     let since_boot = Duration::from_millis(ticks.saturating_mul(1000) / per_second);
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
+    let now = SystemTime::now();
+    let boottime = clock_gettime(ClockId::CLOCK_BOOTTIME)
         .map_err(|error| Refusal::lasting(format!("reading the clock: {error}")))?;
-    let age = Duration::from(now).saturating_sub(since_boot);
-    Ok(SystemTime::now() - age)
+    let age = Duration::from(boottime).saturating_sub(since_boot);
+    // The two clocks were read one after the other.
+    Ok(now - age + Duration::from_millis(1))
 }
 
 /// Returns whether a path is HotSpot's shared performance data of this
