@@ -22,6 +22,8 @@ pub use native::native;
 pub struct Request<'a> {
     /// The directory that [`crate::snapshot::Frozen::write`] filled.
     pub dir: &'a Path,
+    /// What is known of the plan there.
+    pub plan: plan::Bytes,
     /// Descriptors of ours above 2 that the program gets under the same
     /// number (`--keep-fd`).
     pub keep: &'a [RawFd],

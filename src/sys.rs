@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod arch;
+pub mod arena;
 pub mod auxv;
 pub mod capability;
 pub mod clone3;
@@ -15,7 +16,6 @@ pub mod kcmp;
 pub mod limits;
 pub mod memory;
 pub mod pidfd;
-pub mod prefault;
 pub mod process;
 pub mod ptrace;
 pub mod signals;

@@ -25,7 +25,7 @@ use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use trial::{Dice, Trial, repeat};
 use warmstart::restore::plan::{
-    Arg, Check, KernelArea, KernelAreaKind, MemoryMap, Operation, Plan, PlanFile, ThreadPlan,
+    Arg, Bytes, Check, KernelArea, KernelAreaKind, MemoryMap, Operation, Plan, PlanFile, ThreadPlan,
 };
 use warmstart::restore::{CannotRestore, Request, native};
 
@@ -463,7 +463,14 @@ fn end(pid: i32) {
 }
 
 fn request(dir: &Path) -> Request<'_> {
-    Request { dir, keep: &[], closed_stdio: [false; 3], ignored: &[], deadline: DEADLINE }
+    Request {
+        dir,
+        plan: Bytes::Unknown,
+        keep: &[],
+        closed_stdio: [false; 3],
+        ignored: &[],
+        deadline: DEADLINE,
+    }
 }
 
 /// Fails if a child is left.

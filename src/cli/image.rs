@@ -168,6 +168,7 @@ fn restore(dir: &Path) -> Result<u8, Failure> {
     }
     let blocked = launcher::block_signals();
     let request = restore::Request {
+        plan: restore::plan::Bytes::Unknown,
         dir: &dir,
         keep: &[],
         closed_stdio: crate::sys::start::closed_stdio(),

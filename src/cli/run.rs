@@ -252,7 +252,7 @@ pub(super) enum Spelling {
 
 /// Runs the COMMAND; `args` starts with our own name.
 pub(super) fn main(args: Vec<OsString>, spelling: Spelling) -> Result<u8, Failure> {
-    crate::sys::prefault::prefault_heap();
+    crate::sys::arena::prefault();
     let parsed = match parse(args) {
         Ok(parsed) => parsed,
         Err(error) => return answer(&error, spelling),

@@ -320,6 +320,7 @@ impl Lookup {
         let dir = entry.image_dir();
         restore::native(&restore::Request {
             dir: &dir,
+            plan: restore::plan::Bytes::Verified,
             keep,
             closed_stdio,
             ignored,

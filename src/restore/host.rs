@@ -1,6 +1,7 @@
 //! What of this machine an image is only valid with.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 
 use sha2::{Digest, Sha256};
 
@@ -23,9 +24,8 @@ pub struct Host {
 impl Host {
     /// Reads this machine.
     pub fn read() -> Self {
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Self {
-            boot_id: boot_id.trim().to_owned(),
+            boot_id: crate::fingerprint::boot_id(),
             vdso_digest: Sha256::digest(auxv::vdso().unwrap_or_default()).into(),
             xfeatures: arch::xfeatures(),
         }
@@ -65,7 +65,9 @@ pub struct Move {
 /// `[vvar_vclock]` (Linux 6.13) lies behind `[vvar]`, and an image has both as
 /// one area.
 pub fn kernel_moves(plan: &Plan) -> Option<Vec<Move>> {
-    let maps = fs::read_to_string("/proc/self/maps").ok()?;
+    // The kernel tells no length: a vector that grows would read it in pieces.
+    let mut maps = String::with_capacity(8 << 10);
+    File::open("/proc/self/maps").ok()?.take(1 << 20).read_to_string(&mut maps).ok()?;
     let own: Vec<(Area, u64, u64)> = maps.lines().filter_map(parse).collect();
     let len_of = |wanted: &[Area]| -> u64 {
         own.iter().filter(|(area, ..)| wanted.contains(area)).map(|(_, _, len)| len).sum()

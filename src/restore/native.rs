@@ -109,10 +109,12 @@ fn deadline(request: &Request<'_>, plan: &Plan) -> Duration {
 
 fn attempt(request: &Request<'_>, started: Instant) -> Result<Restored, CannotRestore> {
     let plan =
-        Plan::read(request.dir).map_err(|error| match std::error::Error::source(&error) {
-            Some(source) => unusable(format!("{error}: {source}")),
-            None => unusable(error.to_string()),
-        })?;
+        Plan::read_with(request.dir, request.plan).map_err(
+            |error| match std::error::Error::source(&error) {
+                Some(source) => unusable(format!("{error}: {source}")),
+                None => unusable(error.to_string()),
+            },
+        )?;
     if let Some(reason) = Host::read().refuses(&plan) {
         return Err(unusable(format!("the image cannot be used: {reason}")));
     }
