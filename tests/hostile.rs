@@ -458,7 +458,14 @@ fn end(pid: i32) {
 }
 
 fn request(dir: &Path) -> Request<'_> {
-    Request { dir, keep: &[], closed_stdio: [false; 3], ignored: &[], deadline: DEADLINE }
+    Request {
+        dir,
+        program: None,
+        keep: &[],
+        closed_stdio: [false; 3],
+        ignored: &[],
+        deadline: DEADLINE,
+    }
 }
 
 /// Fails if a child is left.

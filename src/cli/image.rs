@@ -169,6 +169,7 @@ fn restore(dir: &Path) -> Result<u8, Failure> {
     let blocked = launcher::block_signals();
     let request = restore::Request {
         dir: &dir,
+        program: None,
         keep: &[],
         closed_stdio: crate::sys::start::closed_stdio(),
         ignored: &[],
@@ -181,6 +182,7 @@ fn restore(dir: &Path) -> Result<u8, Failure> {
             _ => failure,
         }
     })?;
+    crate::privilege::give_up();
     Ok(launcher::relay(restored.pid, &blocked))
 }
 
