@@ -10,10 +10,12 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use warmstart::image::proto::{PagemapEntry, VmaEntry};
 use warmstart::image::{PAGES_FILE, Set, pagemap_flags, vma_status};
-use warmstart::restore::host::Host;
 use warmstart::restore::plan::Plan;
-use warmstart::restore::planner::{self, Facts, PageMode};
+use warmstart::restore::planner::{self, PageMode};
 
+#[path = "../tests/image/facts.rs"]
+#[allow(missing_docs)]
+mod facts;
 #[path = "../tests/image/sample.rs"]
 #[allow(dead_code, missing_docs)]
 mod sample;
@@ -53,29 +55,12 @@ fn server() -> Set {
     set
 }
 
-fn facts() -> Facts {
-    let stdio =
-        |fd: i32| planner::Given { fd, source: planner::Source::Stdio(fd as u8), cloexec: false };
-    Facts {
-        given: (0..3).map(stdio).collect(),
-        closed: vec![],
-        written: vec![],
-        page_mode: PageMode::Mapped,
-        guards: vec![],
-        no_new_privs: false,
-        caller_limits: vec![],
-        caller_personality: 0,
-        changed: planner::Changed::default(),
-        host: Host { boot_id: "boot".into(), vdso_digest: [7; 32], xfeatures: 0 },
-    }
-}
-
 fn engine(criterion: &mut Criterion) {
     let set = server();
     let dir = tempfile::tempdir().unwrap();
     set.write(dir.path()).unwrap();
     std::fs::write(dir.path().join(PAGES_FILE), []).unwrap();
-    let facts = facts();
+    let facts = facts::facts(PageMode::Mapped);
     let plan = planner::compile(&set, &facts).unwrap();
     plan.write(dir.path()).unwrap();
     criterion.bench_function("image: read", |bencher| {

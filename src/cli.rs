@@ -96,7 +96,6 @@ enum Management {
     /// Print a completion script for a shell
     Completions(pages::CompletionsArguments),
     /// Write the manual pages
-    #[command(hide = true)]
     Man(pages::ManArguments),
 }
 

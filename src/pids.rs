@@ -8,6 +8,7 @@ use std::io;
 
 use crate::privilege;
 
+pub mod range;
 pub mod set_tid;
 
 /// A way to give a process a pid of our choice.

@@ -26,10 +26,13 @@ pub struct Caps {
 }
 
 impl Caps {
-    /// Tells whether pids can be chosen: `CAP_CHECKPOINT_RESTORE`, or
-    /// `CAP_SYS_ADMIN`, which the kernel takes in its place.
+    /// Tells whether pids can be chosen, now or with what is permitted
+    /// ([`raised`]): `CAP_CHECKPOINT_RESTORE`, or `CAP_SYS_ADMIN`, which the
+    /// kernel takes in its place.
     pub fn can_choose_pids(&self) -> bool {
-        self.sets.effective & (CHECKPOINT_RESTORE | 1 << CAP_SYS_ADMIN) != 0
+        (self.sets.effective | self.sets.permitted & CHECKPOINT_RESTORE)
+            & (CHECKPOINT_RESTORE | 1 << CAP_SYS_ADMIN)
+            != 0
     }
 
     /// Tells whether processes of other users can be traced.
@@ -50,9 +53,10 @@ pub fn current() -> Caps {
 /// permitted, since the kernel would otherwise take them from the ambient set
 /// too and the program would miss them; they are not effective in us.
 ///
-/// The capability is made effective here, so that the file need not carry the
-/// effective flag: with it, `execve(2)` of the binary fails wherever the
-/// bounding set lacks the capability (containers).
+/// Nothing is effective afterwards: [`raised`] makes the one capability so,
+/// around the one call that needs it. The file carries no effective flag
+/// either: with it, `execve(2)` of the binary fails wherever the bounding set
+/// lacks the capability (containers).
 pub fn narrow() -> io::Result<()> {
     if is_root() {
         return Ok(());
@@ -65,10 +69,31 @@ pub fn narrow() -> io::Result<()> {
 /// Tells whether pids can be chosen, now or with what is permitted
 /// ([`raised`]).
 pub fn may_choose_pids() -> bool {
-    let sets = capability::capget().unwrap_or_default();
-    (sets.effective | sets.permitted & CHECKPOINT_RESTORE)
-        & (CHECKPOINT_RESTORE | 1 << CAP_SYS_ADMIN)
-        != 0
+    current().can_choose_pids()
+}
+
+/// Gives up the capability as well, once no pid is left to choose: the relay
+/// of a program that runs for weeks needs none. Root keeps its sets, ambient
+/// ones stay as in [`narrow`]. Of the calling thread only, and of those that
+/// it makes later.
+pub fn give_up() {
+    if is_root() {
+        return;
+    }
+    let before = capability::capget().unwrap_or_default();
+    let after = Sets { effective: 0, ..of_a_cold_start() };
+    if after != before {
+        // Less than before: the kernel cannot refuse.
+        let _ = capability::capset(&after);
+    }
+}
+
+/// Tells whether the right to choose pids, if we have it, is one that our file
+/// capability lends to the caller: not root's, and not one that the caller
+/// hands to whatever it starts.
+pub fn choice_is_lent() -> bool {
+    // A file capability empties the ambient set (`capabilities(7)`).
+    !is_root() && !in_ambient_set(CAP_CHECKPOINT_RESTORE)
 }
 
 /// Returns the sets that a program has which this caller starts cold: root's
@@ -117,7 +142,7 @@ fn narrowed(sets: Sets, ambient: impl Fn(u32) -> bool) -> Sets {
             kept |= 1 << capability;
         }
     }
-    Sets { effective: kept & CHECKPOINT_RESTORE, permitted: kept, inheritable: sets.inheritable }
+    Sets { effective: 0, permitted: kept, inheritable: sets.inheritable }
 }
 
 /// Tells whether the binary is installed setuid or setgid, and took effect.
@@ -147,13 +172,16 @@ mod tests {
         let all = Sets { effective: u64::MAX, permitted: u64::MAX, inheritable: 0 };
         let left = narrowed(all, |_| false);
         assert_eq!(left.permitted, CHECKPOINT_RESTORE);
-        assert_eq!(left.effective, CHECKPOINT_RESTORE);
+        assert_eq!(left.effective, 0);
     }
 
     #[test]
-    fn a_permitted_capability_becomes_effective() {
+    fn what_is_permitted_can_be_raised_and_so_is_enough() {
         let file = Sets { effective: 0, permitted: CHECKPOINT_RESTORE, inheritable: 0 };
-        assert_eq!(narrowed(file, |_| false).effective, CHECKPOINT_RESTORE);
+        assert_eq!(narrowed(file, |_| false), file);
+        assert!(Caps { root: false, sets: file }.can_choose_pids());
+        let other = Sets { permitted: 1 << CAP_SYS_ADMIN, ..file };
+        assert!(!Caps { root: false, sets: other }.can_choose_pids());
     }
 
     #[test]

@@ -5,9 +5,13 @@
 //! a new process with the old pids ([`native()`]). Everything up to the
 //! program's release can fail and leave nothing: the launcher starts cold.
 
+use std::fmt;
+use std::fs::Metadata;
 use std::os::fd::RawFd;
 use std::path::Path;
 use std::time::Duration;
+
+use crate::pids::range::RangeError;
 
 pub mod host;
 pub mod native;
@@ -24,6 +28,9 @@ pub struct Request<'a> {
     pub dir: &'a Path,
     /// What is known of the plan there.
     pub plan: plan::Bytes,
+    /// Who knows the program's file; `None` if nobody does (an image outside
+    /// of the cache).
+    pub program: Option<&'a dyn Witness>,
     /// Descriptors of ours above 2 that the program gets under the same
     /// number (`--keep-fd`).
     pub keep: &'a [RawFd],
@@ -36,6 +43,12 @@ pub struct Request<'a> {
     /// How long the restore may take until its release, the copying of pages
     /// apart: for an image that is copied there is time for its size on top.
     pub deadline: Duration,
+}
+
+/// Who can tell whether a file is the one that an image was made of.
+pub trait Witness: fmt::Debug {
+    /// Tells whether the open file, found under this path, is known.
+    fn knows(&self, path: &Path, file: &Metadata) -> bool;
 }
 
 /// A program that runs again: a child of ours, in our session and process
@@ -66,6 +79,9 @@ pub enum CannotRestore {
     /// We may not choose pids.
     #[error("choosing pids needs CAP_CHECKPOINT_RESTORE")]
     NotPermitted,
+    /// We may choose pids, but not these.
+    #[error(transparent)]
+    PidsNotPermitted(#[from] RangeError),
     /// The plan or an image file cannot be used.
     #[error("{0}")]
     Unusable(String),

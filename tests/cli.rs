@@ -28,6 +28,7 @@ fn usage_errors_of_a_run_are_125_and_one_line_with_a_hint() {
         &["--engine", "criu", "true"],
         &["--pids", "namespace", "true"],
         &["--at", "main", "true"],
+        &["--input", "/no/such/input", "true"],
         &["--refresh", "--no-capture", "true"],
         &[""],
     ] {
@@ -47,6 +48,7 @@ fn usage_errors_of_management_commands_are_2() {
         &["bench"][..],
         &["bench", "--runs", "0", "--", "true"],
         &["bench", "--until", "soon", "--", "true"],
+        &["bench", "--input", "/no/such/input", "--", "true"],
         &["doctor", "--nonsense"],
         &["cache"],
         &["cache", "rm"],
@@ -79,6 +81,26 @@ fn help_and_version_go_to_stdout() {
             concat!("warmstart ", env!("CARGO_PKG_VERSION"), "\n"),
             "{args:?}"
         );
+    }
+}
+
+#[test]
+fn an_input_that_is_not_there_is_named() {
+    let output = run(&["--input", "/dev/null", "--input", "/no/such/input", "true"]);
+    let text = stderr(&output);
+    assert!(text.starts_with("warmstart: --input /no/such/input: No such file"), "{text}");
+    assert!(run(&["--no-capture", "--input", "/dev/null", "true"]).status.success());
+}
+
+#[test]
+fn help_shows_what_may_be_chosen_and_every_command() {
+    let text = stdout(&run(&["--help"]));
+    let after = |option: &str| text.split_once(option).map(|(_, rest)| rest).unwrap().to_owned();
+    let at: String = after("--at <POINT>").chars().take(400).collect();
+    assert!(at.contains("auto") && at.contains("ready"), "{at}");
+    for command in ["bench", "cache", "doctor", "setup", "image", "completions", "man"] {
+        let listed = text.lines().any(|line| line.split_whitespace().next() == Some(command));
+        assert!(listed, "{command}: {text}");
     }
 }
 

@@ -29,6 +29,22 @@ fn a_cache_that_is_not_there_is_empty_and_is_not_made() {
     assert!(!dir.path().join("c").exists());
 }
 
+/// It removed nothing for its age or size, and somebody wondered why.
+#[test]
+fn a_prune_without_limits_names_them() {
+    let dir = cache();
+    for there in [false, true] {
+        if there {
+            assert!(run(&dir, &["true"]).status.success());
+            assert!(dir.path().join("c").exists());
+        }
+        let text = stdout(&run(&dir, &["cache", "prune"]));
+        assert!(text.contains("neither --max-size nor --older-than was given"), "{text}");
+        let text = stdout(&run(&dir, &["cache", "prune", "--max-size", "1G"]));
+        assert_eq!(text, "removed 0 entries, 0.0 KiB\n");
+    }
+}
+
 #[test]
 fn an_unknown_id_is_said_with_a_hint() {
     let dir = cache();

@@ -3,7 +3,10 @@
 
 mod support;
 
+use std::process::{Command, Output};
+
 use serde_json::Value;
+use support::etc::OwnEtc;
 use support::{Ordinary, cache, stderr, stdout, warmstart};
 
 fn doctor(mut command: std::process::Command) -> (Option<i32>, Value) {
@@ -67,27 +70,101 @@ fn an_ordinary_user_needs_the_capability_and_is_told_how() {
     assert!(stderr(&output).contains("sudo"), "{}", stderr(&output));
 }
 
-#[test]
-fn setup_gives_the_capability_and_takes_it_back() {
-    let user = match Ordinary::with_capability() {
-        Ok(user) => user,
-        Err(why) => skip!("{why}"),
-    };
-    let (status, json) = doctor(user.warmstart());
-    assert_eq!((status, &json["strategies"][0]["works"]), (Some(0), &Value::Bool(true)), "{json}");
+/// Runs the user's binary as root, where `/etc` is the test's own.
+fn as_root(etc: &OwnEtc, user: &Ordinary, args: &[&str]) -> Output {
+    let mut command = Command::new(user.binary());
+    command.args(args);
+    etc.command(&command).output().unwrap()
+}
 
+#[test]
+fn setup_shows_what_it_does_and_takes_it_back() {
+    let (user, etc) = match (Ordinary::new(), OwnEtc::new()) {
+        (Ok(user), Ok(etc)) => (user, etc),
+        (Err(why), _) | (_, Err(why)) => skip!("{why}"),
+    };
     let root = |args: &[&str]| {
-        let output = std::process::Command::new(user.binary()).args(args).output().unwrap();
+        let output = as_root(&etc, &user, args);
         assert!(output.status.success(), "{}", stderr(&output));
         stdout(&output)
     };
-    assert!(root(&["setup"]).contains("nothing to do"));
+    let binary = user.binary().display().to_string();
+    let write = "install -d -m 755 /etc/warmstart && printf 'min = 1000\\nmax = 4194303\\n' | \
+                 install -m 644 /dev/stdin /etc/warmstart/pids.conf\n";
+    let give = format!("setcap cap_checkpoint_restore=p {binary}\n");
+    let permits = "/etc/warmstart/pids.conf permits pids 1000-4194303\n";
+    assert_eq!(root(&["setup", "--dry-run"]), format!("{write}{give}"));
+    etc.change("test ! -e /etc/warmstart");
+    assert_eq!(doctor(user.warmstart()).0, Some(1), "a dry run changes nothing");
+
+    let said = root(&["setup"]);
+    let carries = format!("{binary} carries cap_checkpoint_restore\n");
+    assert_eq!(said, format!("{write}{give}{carries}{permits}"));
+    etc.change("test \"$(stat -c %u%g%a /etc/warmstart /etc/warmstart/pids.conf | xargs)\" = '00755 00644'");
+    let (status, json) = doctor(user.warmstart());
+    assert_eq!((status, &json["strategies"][0]["works"]), (Some(0), &Value::Bool(true)), "{json}");
+    assert_eq!(root(&["setup"]), format!("{carries}{permits}nothing to do\n"));
+
+    // After an update of its package the binary is a new file.
+    support::install(&support::binary(), &user.binary()).unwrap();
+    assert!(root(&["setup"]).starts_with(&give));
+
     let shown = root(&["setup", "--undo", "--dry-run"]);
-    assert_eq!(shown, format!("setcap -r {}\n", user.binary().display()));
+    let remove = "rm /etc/warmstart/pids.conf && rmdir --ignore-fail-on-non-empty /etc/warmstart\n";
+    assert_eq!(shown, format!("{remove}setcap -r {binary}\n"));
     assert_eq!(doctor(user.warmstart()).0, Some(0), "a dry run changes nothing");
-    root(&["setup", "--undo"]);
+    assert!(root(&["setup", "--undo"]).starts_with(&shown));
+    etc.change("test ! -e /etc/warmstart");
     assert_eq!(doctor(user.warmstart()).0, Some(1));
-    assert!(root(&["setup", "--undo"]).contains("nothing to do"));
+    assert!(root(&["setup", "--undo"]).ends_with("nothing to do\n"));
+}
+
+/// What `setup` shows is what an ordinary user's shell is given: it must do
+/// the same.
+#[test]
+fn the_lines_that_setup_shows_do_what_it_does() {
+    let (user, etc) = match (Ordinary::new(), OwnEtc::new()) {
+        (Ok(user), Ok(etc)) => (user, etc),
+        (Err(why), _) | (_, Err(why)) => skip!("{why}"),
+    };
+    let lines = |args: &[&str]| stdout(&as_root(&etc, &user, args));
+    let setup = lines(&["setup", "--pid-range", "300-5000", "--dry-run"]);
+    etc.change(&setup);
+    let again = lines(&["setup", "--pid-range", "300-5000"]);
+    assert!(again.ends_with("permits pids 300-5000\nnothing to do\n"), "{again}");
+    etc.change(&lines(&["setup", "--undo", "--dry-run"]));
+    etc.change("test ! -e /etc/warmstart");
+    assert!(lines(&["setup", "--undo"]).ends_with("carries no capability\nnothing to do\n"));
+}
+
+#[test]
+fn setup_keeps_a_range_and_never_guesses_one() {
+    let (user, etc) = match (Ordinary::new(), OwnEtc::new()) {
+        (Ok(user), Ok(etc)) => (user, etc),
+        (Err(why), _) | (_, Err(why)) => skip!("{why}"),
+    };
+    let setup = |args: &[&str]| {
+        let output = as_root(&etc, &user, &[&["setup"], args].concat());
+        (output.status.code(), stdout(&output) + &stderr(&output))
+    };
+    assert_eq!(setup(&["--pid-range", "5-4"]).0, Some(2));
+    assert_eq!(setup(&["--pid-range", "2000-3000", "--undo"]).0, Some(2));
+    assert!(setup(&["--pid-range", "2000-3000"]).1.ends_with("permits pids 2000-3000\n"));
+    assert!(setup(&[]).1.ends_with("permits pids 2000-3000\nnothing to do\n"));
+    etc.change("echo oops >> /etc/warmstart/pids.conf");
+    let (status, text) = setup(&[]);
+    assert_eq!(status, Some(1), "{text}");
+    assert!(text.contains("pids.conf: line 3 is not"), "{text}");
+    assert!(text.contains("try: sudo warmstart setup --pid-range"), "{text}");
+    assert_eq!(setup(&["--pid-range", "2000-4000"]).0, Some(0));
+    // Somebody else's file in there stays; a directory of somebody else's is
+    // not written to.
+    etc.change("touch /etc/warmstart/other");
+    assert_eq!(setup(&["--undo"]).0, Some(0));
+    etc.change("test -e /etc/warmstart/other; chown 65534 /etc/warmstart");
+    let (status, text) = setup(&[]);
+    assert_eq!(status, Some(1), "{text}");
+    assert!(text.contains("/etc/warmstart does not belong to root"), "{text}");
 }
 
 #[test]

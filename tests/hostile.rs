@@ -77,7 +77,6 @@ fn simple() -> PlanFile {
             )],
             frame_offset: 64,
             frame_len: 832,
-            frame_addr: 0x10_0400,
         }],
         data,
         ..Default::default()
@@ -138,7 +137,6 @@ fn where_the_restore_works_nothing_else_happens() {
             let args = [Arg::Value(addr), Arg::Value(24)];
             refused(|file| file.threads[0].operations.push(operation(number, &args)));
         }
-        refused(|file| file.threads[0].frame_addr = addr);
     }
     // The neighbours are fine.
     for (addr, len) in [(PLACE - 0x1000, 0x1000), (PLACE + LEN_PLACE, 0x1000)] {
@@ -170,8 +168,6 @@ fn addresses_outside_user_memory_are_refused() {
     ] {
         refused(|file| file.operations.push(map_at(addr, len)));
     }
-    refused(|file| file.threads[0].frame_addr = 0xffff_8000_0000_0000);
-    refused(|file| file.threads[0].frame_addr = 0x10_0001);
     refused(|file| file.kernel_areas[0].addr = 0xffff_8000_0000_0000);
     refused(|file| file.places[0] = 0x7fff_ffff_f000);
     refused(|file| file.places.clear());
@@ -363,10 +359,9 @@ fn mutate(file: &mut PlanFile, dice: &mut Dice) {
         16 => {
             let thread = dice.below(file.threads.len() as u64) as usize;
             let thread = &mut file.threads[thread];
-            match dice.below(4) {
-                0 => thread.frame_addr = other_number(thread.frame_addr, dice) / 64 * 64,
-                1 => thread.frame_offset = other_number(thread.frame_offset, dice),
-                2 => thread.frame_len = other_number(thread.frame_len, dice),
+            match dice.below(3) {
+                0 => thread.frame_offset = other_number(thread.frame_offset, dice),
+                1 => thread.frame_len = other_number(thread.frame_len, dice),
                 _ => thread.tid = 300 + dice.below(30_000) as i32,
             }
         }
@@ -466,6 +461,7 @@ fn request(dir: &Path) -> Request<'_> {
     Request {
         dir,
         plan: Bytes::Unknown,
+        program: None,
         keep: &[],
         closed_stdio: [false; 3],
         ignored: &[],

@@ -5,29 +5,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use facts::facts;
 use warmstart::image::{Set, vma_status};
-use warmstart::restore::host::Host;
 use warmstart::restore::plan::{Arg, Check, Operation, Plan, PlanError, PlanFile};
-use warmstart::restore::planner::{self, Facts, Given, PageMode, Policy, Source, Written};
+use warmstart::restore::planner::{self, PageMode};
+
+#[path = "image/facts.rs"]
+mod facts;
 
 fn golden() -> Set {
     Set::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("images/golden")).unwrap()
-}
-
-fn facts(page_mode: PageMode) -> Facts {
-    let stdio = |fd: i32| Given { fd, source: Source::Stdio(fd as u8), cloexec: false };
-    Facts {
-        given: (0..3).map(stdio).collect(),
-        closed: vec![],
-        written: vec![Written { id: 3, policy: Policy::Append { mode: 0o644 } }],
-        page_mode,
-        guards: vec![],
-        no_new_privs: false,
-        caller_limits: vec![],
-        caller_personality: 0,
-        changed: planner::Changed::default(),
-        host: Host { boot_id: "boot".into(), vdso_digest: [7; 32], xfeatures: 0 },
-    }
 }
 
 #[test]
@@ -102,7 +89,7 @@ fn every_flipped_byte_is_found() {
 fn another_version_is_named() {
     let mut bytes = planner::compile(&golden(), &facts(PageMode::Mapped)).unwrap().encode();
     bytes[8] += 1;
-    assert!(matches!(Plan::decode(&bytes), Err(PlanError::Version(2))));
+    assert!(matches!(Plan::decode(&bytes), Err(PlanError::Version(3))));
 }
 
 fn hostile(change: impl FnOnce(&mut PlanFile)) -> Result<Plan, PlanError> {
@@ -149,7 +136,7 @@ fn hostile_plans_are_refused() {
         ("pid 1", |plan| plan.threads[0].tid = 1),
         ("a pid beyond the kernel's", |plan| plan.threads[0].tid = 1 << 22),
         ("a pid twice", |plan| plan.threads[1].tid = plan.threads[0].tid),
-        ("a frame in the kernel", |plan| plan.threads[0].frame_addr = 1 << 63),
+        ("a frame that is too short", |plan| plan.threads[0].frame_len = 303),
         ("a relative program", |plan| plan.exe = b"a".to_vec()),
         ("a place beyond user memory", |plan| plan.places = vec![1 << 62]),
     ];

@@ -105,6 +105,23 @@ impl Cache {
     }
 }
 
+impl Entry {
+    /// Tells whether a file is the dependency of that path that
+    /// [`Cache::verify`], with the same memory, has found unchanged.
+    pub fn depends_on(&self, path: &Path, identity: &FileIdentity, digests: &DigestMemory) -> bool {
+        let mut dependencies = self.meta().dependencies.iter();
+        match dependencies.find(|dependency| dependency.path == path).map(|found| &found.content) {
+            Some(Content::File { sha256, identity: recorded, .. }) => {
+                recorded.as_ref() == Some(identity)
+                    || digests
+                        .answered(path)
+                        .is_some_and(|known| known.identity == *identity && known.digest == *sha256)
+            }
+            _ => false,
+        }
+    }
+}
+
 fn check_image(entry: &Entry, digests: &mut DigestMemory, trust: Trust) -> Result<(), Stale> {
     let dir = entry.image_dir();
     check_names(entry.dir(), ["meta", "image"].map(OsString::from).into())?;

@@ -140,7 +140,7 @@ impl Staging {
             threads: new.threads,
             len_pages: new.len_pages,
             page_mode: new.page_mode.to_owned(),
-            freeze_ms: new.freeze.as_secs_f64() * 1000.0,
+            freeze_ms: new.freeze.as_micros() as f64 / 1000.0,
             warmstart: env!("CARGO_PKG_VERSION").to_owned(),
             files: image_files(&self.image_dir())?,
             dependencies,

@@ -38,6 +38,9 @@ enum Command {
         all: bool,
     },
     /// Remove what has not been used for long, or does not fit
+    ///
+    /// Without options only what cannot be read any more and what unfinished
+    /// captures left is removed.
     Prune {
         /// Keep the latest used ones that fit into SIZE (500M, 2G, bytes)
         #[arg(long, value_name = "SIZE", value_parser = size)]
@@ -106,8 +109,19 @@ fn without_cache(arguments: &Arguments) -> Result<u8, Failure> {
         ),
         Command::Rm { .. } | Command::Prune { .. } | Command::Path => {
             let removed = report::Removed::new(Default::default());
-            answer(arguments.json, &removed, || removed.render())
+            answer(arguments.json, &removed, || removed.render() + hint(&arguments.command))
         }
+    }
+}
+
+/// Says of a `prune` without limits that it removed no entry for its age or
+/// size.
+fn hint(command: &Command) -> &'static str {
+    match command {
+        Command::Prune { max_size: None, older_than: None } => {
+            "only what was damaged or left over, as neither --max-size nor --older-than was given\n"
+        }
+        _ => "",
     }
 }
 
@@ -133,9 +147,10 @@ fn carry_out(cache: &Cache, arguments: Arguments) -> Result<u8, Failure> {
             Ok(if removed.removal.busy.is_empty() { status } else { status::FAILED })
         }
         Command::Prune { max_size, older_than } => {
+            let hint = hint(&arguments.command);
             let options = PruneOptions { max_size, older_than_days: older_than };
             let removed = report::Removed::new(cache.prune(&options).map_err(Failure::failed)?);
-            answer(json, &removed, || removed.render())
+            answer(json, &removed, || removed.render() + hint)
         }
         Command::Verify => {
             let verification = report::verify(cache).map_err(Failure::failed)?;

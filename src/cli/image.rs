@@ -170,6 +170,7 @@ fn restore(dir: &Path) -> Result<u8, Failure> {
     let request = restore::Request {
         plan: restore::plan::Bytes::Unknown,
         dir: &dir,
+        program: None,
         keep: &[],
         closed_stdio: crate::sys::start::closed_stdio(),
         ignored: &[],
@@ -182,6 +183,7 @@ fn restore(dir: &Path) -> Result<u8, Failure> {
             _ => failure,
         }
     })?;
+    crate::privilege::give_up();
     Ok(launcher::relay(restored.pid, &blocked))
 }
 

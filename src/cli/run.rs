@@ -77,7 +77,7 @@ pub(super) struct CaptureArguments {
     warmup: Vec<OsString>,
 
     /// Where to capture
-    #[arg(long, value_name = "POINT", value_enum, default_value_t = At::Auto, hide_possible_values = true)]
+    #[arg(long, value_name = "POINT", value_enum, default_value_t = At::Auto)]
     at: At,
 
     /// Give up capturing after so many seconds of readiness
@@ -131,11 +131,16 @@ enum Pids {
 
 impl CaptureArguments {
     /// The capture point, engine and pid strategy; names that are reserved for
-    /// a later version are refused.
+    /// a later version are refused, and so are inputs that are not there: a
+    /// mistyped one would count as missing in every run.
     pub(super) fn choices(&self) -> Result<(CapturePoint, EngineChoice, PidChoice), Failure> {
         let later = |option: &str, value: &str| {
             Err(Failure::usage(format!("{option} {value} is not available in this version")))
         };
+        for path in &self.inputs {
+            std::fs::metadata(path)
+                .map_err(|error| Failure::usage(format!("--input {}: {error}", path.display())))?;
+        }
         let at = match self.at {
             At::Auto => CapturePoint::Auto,
             At::Ready => CapturePoint::Ready,
@@ -404,7 +409,7 @@ mod tests {
             "7",
             "--keep-fd=9",
             "--input",
-            "a",
+            "/dev/null",
             "--ignore-env",
             "X",
             "--refresh",
@@ -448,7 +453,7 @@ mod tests {
             "--warmup",
             "a b",
             "--input",
-            "p",
+            "/",
             "--ready",
             "log:^x$",
             "--capture-timeout",

@@ -1,14 +1,20 @@
-//! `warmstart setup`: gives the binary its one file capability.
+//! `warmstart setup`: what root has to allow, once.
 //!
-//! The command that does it is shown, then carried out: as root by setting the
-//! attribute directly, as an ordinary user through `sudo`. The capability is
-//! *permitted* only, not *effective*: warmstart raises it itself, and with the
-//! effective flag `execve(2)` would fail wherever the bounding set lacks the
-//! capability, where a plain start must still work.
+//! Two things: the file that says which pids may be chosen for ordinary users
+//! ([`range::PATH`]), and the binary's one file capability. Each change is
+//! shown before it is made, as a line that can be typed; `--undo` takes both
+//! back. Root makes them directly, anybody else through `sudo`. What is as it
+//! should be is left alone, so that running it again after an update of the
+//! package that the binary came with, which drops the capability, is right.
+//!
+//! The capability is *permitted* only, not *effective*: warmstart raises it
+//! itself, and with the effective flag `execve(2)` would fail wherever the
+//! bounding set lacks the capability, where a plain start must still work.
 
-use std::io;
+mod change;
+
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::Args;
@@ -16,74 +22,145 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::environment;
 use crate::failure::{Failure, status};
+use crate::pids::range::{self, Permitted, PidRange, RangeError};
 use crate::privilege::file::{self, FileCaps};
 use crate::ui;
+use change::{Change, quoted};
 
 /// The arguments of `setup`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Take the capability away again
+    /// Take everything back
     #[arg(long)]
     undo: bool,
 
-    /// Only show the command
+    /// Let ordinary users choose pids from MIN to MAX only (default:
+    /// 1000-4194303, or what was set before)
+    #[arg(long, value_name = "MIN-MAX", conflicts_with = "undo")]
+    pid_range: Option<PidRange>,
+
+    /// Only show what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
 }
 
-/// Shows the command, and carries it out.
+/// Shows what has to be done, and does it.
 pub(super) fn main(arguments: &Arguments) -> Result<u8, Failure> {
     let binary = environment::binary()?;
-    let wanted = (!arguments.undo).then_some(FileCaps::OURS);
-    let there = file::of(&binary).map_err(|error| {
-        Failure::failed(format!("cannot look at {}: {error}", binary.display()))
-    })?;
-    if !arguments.undo {
-        may_be_privileged(&binary)?;
-    }
-    if is_done(there, wanted) {
-        ui::print(&format!("{}: nothing to do\n", describe(&binary, there)));
+    let changes = changes(&binary, arguments)?;
+    if changes.is_empty() {
+        ui::print(&format!("{}nothing to do\n", state(&binary)));
         return Ok(status::OK);
     }
-
     let root = nix::unistd::geteuid().is_root();
-    let words = command(&binary, arguments.undo, root);
-    ui::print(&format!("{}\n", words.join(" ")));
+    let lines = lines(&changes, &binary, arguments, root);
+    for line in &lines {
+        ui::print(&format!("{line}\n"));
+    }
     if arguments.dry_run {
         return Ok(status::OK);
     }
     if root {
-        apply(&binary, wanted)?;
+        changes.iter().try_for_each(Change::apply)?;
     } else {
-        run_sudo(&words)?;
+        lines.iter().try_for_each(|line| run(line))?;
     }
-
-    let there = file::of(&binary).ok().flatten();
-    if !is_done(there, wanted) {
-        return Err(Failure::failed(format!("{}: it did not take", describe(&binary, there))));
+    if let [left, ..] = &self::changes(&binary, arguments)?[..] {
+        return Err(Failure::failed(format!("it did not take: {}", left.line(false))));
     }
-    ui::print(&format!("{}\n", describe(&binary, there)));
+    ui::print(&state(&binary));
     Ok(status::OK)
+}
+
+/// Finds out what is not as it should be.
+fn changes(binary: &Path, arguments: &Arguments) -> Result<Vec<Change>, Failure> {
+    let there = file::of(binary).map_err(|error| {
+        Failure::failed(format!("cannot look at {}: {error}", binary.display()))
+    })?;
+    let mut changes = Vec::with_capacity(2);
+    if arguments.undo {
+        if Path::new(range::PATH).symlink_metadata().is_ok() {
+            changes.push(Change::RemoveRange);
+        }
+        if there.is_some() {
+            changes.push(Change::Take(binary.to_owned()));
+        }
+        return Ok(changes);
+    }
+    may_be_privileged(binary)?;
+    // First, so that the capability is never there without its limits.
+    changes
+        .extend(range_to_write(range::permitted(), arguments.pid_range)?.map(Change::WriteRange));
+    if !is_right(there) {
+        changes.push(Change::Give(binary.to_owned()));
+    }
+    Ok(changes)
+}
+
+/// Decides what the range file is to say, if it does not say it yet.
+fn range_to_write(
+    there: Result<Permitted, RangeError>,
+    asked: Option<PidRange>,
+) -> Result<Option<PidRange>, Failure> {
+    let directory = Path::new(range::PATH).parent();
+    let error = match (there, asked) {
+        (Ok(Permitted { by: Some(_), range }), asked) => {
+            return Ok(asked.filter(|asked| *asked != range));
+        }
+        (Ok(Permitted { by: None, .. }), asked) => {
+            return Ok(Some(asked.unwrap_or(PidRange::DEFAULT)));
+        }
+        (Err(error), asked) => match (&error, asked) {
+            (RangeError::Untrusted { path, .. }, _) if Some(path.as_path()) == directory => error,
+            // Replaced by what is asked for; never by a guess.
+            (_, Some(asked)) => return Ok(Some(asked)),
+            _ => error,
+        },
+    };
+    let hint = match &error {
+        RangeError::Untrusted { path, .. } if Some(path.as_path()) == directory => {
+            format!("sudo chown root:root {0} && sudo chmod 755 {0}", path.display())
+        }
+        _ => format!("sudo warmstart setup --pid-range {}", PidRange::DEFAULT),
+    };
+    Err(Failure::failed(error).hint(hint))
 }
 
 /// Tells whether the file has what is wanted: with the effective flag
 /// (`setcap …=ep` by hand) is fine too, more capabilities are not.
-fn is_done(there: Option<FileCaps>, wanted: Option<FileCaps>) -> bool {
-    match (there, wanted) {
-        (None, None) => true,
-        (Some(there), Some(_)) => there.gives_checkpoint_restore() && !there.gives_more(),
-        _ => false,
-    }
+fn is_right(there: Option<FileCaps>) -> bool {
+    there.is_some_and(|there| there.gives_checkpoint_restore() && !there.gives_more())
 }
 
-fn describe(binary: &Path, caps: Option<FileCaps>) -> String {
-    match caps {
-        Some(caps) if caps.gives_more() => {
-            format!("{} carries more capabilities than it needs", binary.display())
+/// Says how things are, a line for each.
+fn state(binary: &Path) -> String {
+    let caps = match file::of(binary).ok().flatten() {
+        Some(caps) if caps.gives_more() => "carries more capabilities than it needs",
+        Some(_) => "carries cap_checkpoint_restore",
+        None => "carries no capability",
+    };
+    let mut text = format!("{} {caps}\n", binary.display());
+    match range::permitted() {
+        Ok(Permitted { range, by: Some(path) }) => {
+            text.push_str(&format!("{} permits pids {range}\n", path.display()));
         }
-        Some(_) => format!("{} carries cap_checkpoint_restore", binary.display()),
-        None => format!("{} carries no capability", binary.display()),
+        Ok(Permitted { by: None, .. }) => {}
+        Err(error) => text.push_str(&format!("{error}\n")),
     }
+    if is_packaged(binary) && file::of(binary).ok().flatten().is_some() {
+        text.push_str(&format!(
+            "an update of its package drops the capability: then again, sudo {} setup\n",
+            quoted(binary)
+        ));
+    }
+    text
+}
+
+/// Tells whether the binary lies where packages put theirs.
+fn is_packaged(binary: &Path) -> bool {
+    ["/usr/bin", "/usr/sbin", "/usr/lib", "/usr/libexec", "/bin", "/sbin", "/opt"]
+        .iter()
+        .any(|dir| binary.starts_with(dir))
 }
 
 /// Refuses a binary that must not, or cannot, carry a capability.
@@ -110,100 +187,82 @@ fn may_be_privileged(binary: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns the command that does it, word by word and ready to be typed.
-fn command(binary: &Path, undo: bool, root: bool) -> Vec<String> {
-    let sudo: &[&str] = if root { &[] } else { &["sudo"] };
-    let own = || vec![quoted(binary), "setup".to_owned()];
-    let tail: Vec<String> = match (has_setcap() || root, undo) {
-        (true, false) => {
-            vec!["setcap".into(), "cap_checkpoint_restore=p".into(), quoted(binary)]
-        }
-        (true, true) => vec!["setcap".into(), "-r".into(), quoted(binary)],
-        (false, false) => own(),
-        (false, true) => [own(), vec!["--undo".into()]].concat(),
-    };
-    sudo.iter().map(|&word| word.to_owned()).chain(tail).collect()
+/// Returns the lines that do it, ready to be typed.
+fn lines(changes: &[Change], binary: &Path, arguments: &Arguments, root: bool) -> Vec<String> {
+    let needs_setcap =
+        changes.iter().any(|change| matches!(change, Change::Give(_) | Change::Take(_)));
+    if root || !needs_setcap || has_setcap() {
+        return changes.iter().map(|change| change.line(!root)).collect();
+    }
+    // Without the tool, by ourselves: the file capability is an attribute.
+    let mut line = format!("sudo {} setup", quoted(binary));
+    if arguments.undo {
+        line.push_str(" --undo");
+    }
+    if let Some(range) = arguments.pid_range {
+        line.push_str(&format!(" --pid-range {range}"));
+    }
+    vec![line]
 }
 
 /// Tells whether libcap's `setcap` is where distributions put it.
 fn has_setcap() -> bool {
-    ["/usr/sbin/setcap", "/sbin/setcap", "/usr/bin/setcap"].iter().any(|p| Path::new(p).exists())
+    let dirs = ["/usr/sbin", "/sbin", "/usr/bin"];
+    dirs.iter().any(|dir| PathBuf::from(dir).join("setcap").exists())
 }
 
-/// Quotes a path for the shell, if need be.
-fn quoted(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+".contains(&b)) {
-        return text.into_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-/// Sets or removes the attribute, as root.
-fn apply(binary: &Path, wanted: Option<FileCaps>) -> Result<(), Failure> {
-    match wanted {
-        Some(caps) => file::set(binary, &caps),
-        None => file::remove(binary),
-    }
-    .map_err(|error| {
-        let why = match error.raw_os_error() {
-            Some(libc::EPERM) => ": CAP_SETFCAP is missing (a container?)",
-            Some(libc::ENOTSUP) => ": its file system has no extended attributes",
-            Some(libc::EROFS) => ": its file system is read-only",
-            _ => "",
-        };
-        Failure::failed(format!("cannot change {}: {error}{why}", binary.display()))
-    })
-}
-
-/// Runs the command through `sudo`.
-fn run_sudo(words: &[String]) -> Result<(), Failure> {
+/// Runs a line, which goes through `sudo`.
+fn run(line: &str) -> Result<(), Failure> {
     // By a shell, since the words are quoted for one.
-    let result = Command::new("sh").arg("-c").arg(words.join(" ")).status();
-    match result {
+    match Command::new("sh").arg("-c").arg(line).status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) if status.code() == Some(127) => {
-            Err(Failure::failed("there is no sudo here: have root run the command above"))
+            Err(Failure::failed("there is no sudo here: have root run the lines above"))
         }
         Ok(status) => Err(Failure::failed(format!("sudo did not succeed ({status})"))),
-        Err(error) => Err(not_run(error)),
+        Err(error) => Err(Failure::failed(format!("cannot run the command: {error}"))),
     }
-}
-
-fn not_run(error: io::Error) -> Failure {
-    Failure::failed(format!("cannot run the command: {error}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::PathBuf;
-
-    #[test]
-    fn paths_are_quoted_when_they_need_it() {
-        assert_eq!(quoted(Path::new("/usr/bin/x-1.0")), "/usr/bin/x-1.0");
-        assert_eq!(quoted(Path::new("/a b/it's")), r"'/a b/it'\''s'");
-    }
-
-    #[test]
-    fn root_sees_the_command_without_sudo() {
-        let binary = PathBuf::from("/usr/bin/warmstart");
-        assert_eq!(
-            command(&binary, false, true).join(" "),
-            "setcap cap_checkpoint_restore=p /usr/bin/warmstart"
-        );
-        assert_eq!(command(&binary, true, true).join(" "), "setcap -r /usr/bin/warmstart");
-        assert_eq!(command(&binary, true, false)[0], "sudo");
-    }
 
     #[test]
     fn only_the_one_capability_is_right() {
         let ours = FileCaps::OURS;
-        assert!(is_done(Some(ours), Some(ours)));
-        assert!(is_done(Some(FileCaps { effective: true, ..ours }), Some(ours)));
-        assert!(!is_done(Some(FileCaps { permitted: u64::MAX, ..ours }), Some(ours)));
-        assert!(!is_done(Some(ours), None));
-        assert!(!is_done(None, Some(ours)));
-        assert!(is_done(None, None));
+        assert!(is_right(Some(ours)));
+        assert!(is_right(Some(FileCaps { effective: true, ..ours })));
+        assert!(!is_right(Some(FileCaps { permitted: u64::MAX, ..ours })));
+        assert!(!is_right(None));
+    }
+
+    #[test]
+    fn a_range_is_kept_unless_another_is_asked_for_and_never_guessed() {
+        let range = |min, max| PidRange::new(min, max).unwrap();
+        let file = |range| Ok(Permitted { range, by: Some(range::PATH.into()) });
+        let none = || Ok(Permitted { range: PidRange::DEFAULT, by: None });
+        let written = |there, asked| range_to_write(there, asked).unwrap();
+        assert_eq!(written(none(), None), Some(PidRange::DEFAULT));
+        assert_eq!(written(none(), Some(range(5, 9))), Some(range(5, 9)));
+        assert_eq!(written(file(range(5, 9)), None), None);
+        assert_eq!(written(file(range(5, 9)), Some(range(5, 9))), None);
+        assert_eq!(written(file(range(5, 9)), Some(range(5, 8))), Some(range(5, 8)));
+
+        let damaged = || RangeError::Malformed { path: range::PATH.into(), what: "odd".into() };
+        assert_eq!(written(Err(damaged()), Some(range(5, 8))), Some(range(5, 8)));
+        let failure = range_to_write(Err(damaged()), None).unwrap_err();
+        assert_eq!(failure.hints, ["sudo warmstart setup --pid-range 1000-4194303"]);
+        let path = Path::new(range::PATH).parent().unwrap().to_owned();
+        let foreign = RangeError::Untrusted { path, why: "does not belong to root" };
+        let failure = range_to_write(Err(foreign), Some(range(5, 8))).unwrap_err();
+        assert!(failure.hints[0].starts_with("sudo chown root:root /etc/warmstart"));
+    }
+
+    #[test]
+    fn packages_are_known_by_where_they_install() {
+        assert!(is_packaged(Path::new("/usr/bin/warmstart")));
+        assert!(!is_packaged(Path::new("/usr/local/bin/warmstart")));
+        assert!(!is_packaged(Path::new("/home/u/.cargo/bin/warmstart")));
     }
 }

@@ -21,7 +21,7 @@ impl Facts {
             caps: privilege::current(),
             bounded: capability::in_bounding_set(capability::CAP_CHECKPOINT_RESTORE),
             no_new_privs: capability::no_new_privs(),
-            set_tid: support::clone3_set_tid(),
+            set_tid: privilege::raised(support::clone3_set_tid),
             file_caps: privilege::file::of(&binary).ok().flatten(),
             nosuid: statvfs(&binary).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOSUID)),
             binary,

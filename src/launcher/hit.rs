@@ -4,6 +4,7 @@
 //! matters on the way to a restore: nothing is written, and nothing is
 //! computed that only a miss needs.
 
+use std::fs::Metadata;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -16,10 +17,10 @@ use super::{Options, Policy};
 use crate::cache::{Cache, CacheError, CaptureLock, Entry, NewEntry, Staging};
 use crate::command::Command;
 use crate::fingerprint::{
-    self, DigestMemory, EntryId, Fingerprint, FingerprintError, Host, Reading, Scope, Stream,
-    explain,
+    self, DigestMemory, EntryId, FileIdentity, Fingerprint, FingerprintError, Host, Reading, Scope,
+    Stream, explain,
 };
-use crate::restore::{self, CannotRestore, Restored};
+use crate::restore::{self, CannotRestore, Restored, Witness};
 use crate::snapshot::Snapshot;
 
 /// How long a restore may take until its release: it takes milliseconds, and
@@ -321,6 +322,7 @@ impl Lookup {
         restore::native(&restore::Request {
             dir: &dir,
             plan: restore::plan::Bytes::Verified,
+            program: Some(&Verified { entry, digests: &self.digests }),
             keep,
             closed_stdio,
             ignored,
@@ -415,6 +417,21 @@ impl Lookup {
     pub fn note_refusal(&self, reason: &str) {
         // Nobody depends on the note.
         let _ = self.cache.note_refusal(&self.fingerprint.id, &self.command, reason);
+    }
+}
+
+/// An entry that was found good, as a witness of its program's file: the file
+/// that is opened for a restore is the one that was checked a moment before,
+/// not one that took its path since, nor one that only the plan names.
+#[derive(Debug)]
+struct Verified<'a> {
+    entry: &'a Entry,
+    digests: &'a DigestMemory,
+}
+
+impl Witness for Verified<'_> {
+    fn knows(&self, path: &Path, file: &Metadata) -> bool {
+        self.entry.depends_on(path, &FileIdentity::new(file), self.digests)
     }
 }
 

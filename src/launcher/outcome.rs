@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// How the program came to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -24,11 +24,19 @@ pub enum Outcome {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Timings {
     /// From our own start to the decision, hit or miss.
+    #[serde(serialize_with = "to_the_microsecond")]
     pub lookup: f64,
     /// Spent restoring, also in vain; 0 if nothing was tried.
+    #[serde(serialize_with = "to_the_microsecond")]
     pub restore: f64,
     /// From our own start until the program ran.
+    #[serde(serialize_with = "to_the_microsecond")]
     pub total: f64,
+}
+
+/// Writes milliseconds with three decimals: the clock has more, nobody else.
+fn to_the_microsecond<S: Serializer>(ms: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((ms * 1e3).round() / 1e3)
 }
 
 /// Converts to milliseconds.
@@ -165,12 +173,14 @@ mod tests {
         let mut status = Status::cold();
         status.app_pid = 7;
         status.timings_ms.lookup = 0.5;
+        status.timings_ms.restore = 0.1 + 0.2;
+        status.timings_ms.total = 12.345_678_9;
         assert_eq!(
             serde_json::to_string(&status).unwrap(),
             r#"{"schema_version":1,"outcome":"cold","engine":null,"pids":null,"entry":null,"#
                 .to_owned()
                 + r#""reason":null,"app_pid":7,"#
-                + r#""timings_ms":{"lookup":0.5,"restore":0.0,"total":0.0}}"#
+                + r#""timings_ms":{"lookup":0.5,"restore":0.3,"total":12.346}}"#
         );
     }
 

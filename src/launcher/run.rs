@@ -12,6 +12,8 @@ use super::relay::{self, Ending, Relay};
 use super::stdio::{self, Tap};
 use super::{OWN_FAILURE, Options, Policy, descriptors, hit, spawn};
 use crate::command::Command;
+use crate::pids::range::RangeError;
+use crate::privilege;
 use crate::readiness::{Probe, Started, Target};
 use crate::restore::{CannotRestore, Restored};
 use crate::snapshot::{FileId, StdinAtStart, StdioOrigin};
@@ -185,6 +187,7 @@ impl Run {
         self.status.timings_ms.total =
             ms(sys::start::age().saturating_sub(began.elapsed()) + restored.total);
         self.herald.record(&self.status);
+        privilege::give_up();
         self.herald.detail(&format!("restored {} as pid {}", lookup.id(), restored.pid));
         let notify = lookup
             .notify()
@@ -279,6 +282,8 @@ impl Run {
             Err(SpawnError::Exec(error)) => return self.cannot_execute(&error),
             Err(error) => return self.not_captured(error.to_string()),
         };
+        // Before any thread of ours is made.
+        privilege::give_up();
         let passed = self.passed.iter().filter_map(|fd| Some((*fd, FileId::numbered(*fd).ok()?)));
         let passed: Vec<_> = passed.collect();
         drop(ends);
@@ -366,8 +371,14 @@ fn is_worth_a_capture(reason: &CannotRestore, lookup: &mut Lookup) -> bool {
         CannotRestore::PidTaken(_)
         | CannotRestore::PidUnreaped(_)
         | CannotRestore::NotPermitted => false,
+        CannotRestore::PidsNotPermitted(
+            RangeError::Untrusted { .. } | RangeError::Malformed { .. },
+        ) => false,
         CannotRestore::Unusable(_) => true,
-        CannotRestore::Step { .. } | CannotRestore::Deadline(_) => lookup.note_failed(reason),
+        // Where all pids are outside, a new capture would be of no use either.
+        CannotRestore::PidsNotPermitted(RangeError::Outside { .. })
+        | CannotRestore::Step { .. }
+        | CannotRestore::Deadline(_) => lookup.note_failed(reason),
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use super::plan::{PLAN_FILE, Plan};
 use super::program::{self, Layout, Step, Steps, Surroundings};
 use super::{CannotRestore, Request, Restored};
 use crate::image::PAGES_FILE;
-use crate::pids::{self, ChildCode, StartError, Strategy};
+use crate::pids::{self, ChildCode, StartError, Strategy, range};
 use crate::privilege;
 use crate::sys::arch;
 use crate::sys::limits;
@@ -115,6 +115,9 @@ fn attempt(request: &Request<'_>, started: Instant) -> Result<Restored, CannotRe
                 None => unusable(error.to_string()),
             },
         )?;
+    // Before anything is made: what the plan says may have been written by
+    // anybody, and these numbers are what the capability is used for.
+    range::check(plan.file().threads.iter().map(|thread| thread.tid))?;
     if let Some(reason) = Host::read().refuses(&plan) {
         return Err(unusable(format!("the image cannot be used: {reason}")));
     }
@@ -187,7 +190,7 @@ impl Slots {
                 file.len_pages
             )));
         }
-        let exe = open(Path::new(std::ffi::OsStr::from_bytes(&file.exe)))?;
+        let exe = open_program(Path::new(std::ffi::OsStr::from_bytes(&file.exe)), request)?;
         let (reader, writer) = io::pipe().map_err(|error| unusable(error.to_string()))?;
         let mut callers = Vec::new();
         for given in &file.given {
@@ -222,6 +225,25 @@ impl Slots {
     fn into_reader(self) -> OwnedFd {
         self.reader
     }
+}
+
+/// Opens the program's file, which `/proc/PID/exe` will name: nothing else of
+/// the plan is used with the capability but pids and this descriptor.
+fn open_program(path: &Path, request: &Request<'_>) -> Result<File, CannotRestore> {
+    const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
+    let file = open(path)?;
+    let metadata = file.metadata().map_err(|error| unusable(error.to_string()))?;
+    if request.program.is_some_and(|witness| !witness.knows(path, &metadata)) {
+        return Err(unusable(format!("{} is not the program that was checked", path.display())));
+    }
+    if metadata.mode() & 0o111 == 0 {
+        return Err(unusable(format!("{} is not a program", path.display())));
+    }
+    // A start of it would have made another process than one of the caller's.
+    if privilege::choice_is_lent() && metadata.mode() & SET_ID != 0 {
+        return Err(unusable(format!("{} is a set-id program", path.display())));
+    }
+    Ok(file)
 }
 
 /// Opens a regular file; anything else is not waited for.

@@ -29,7 +29,7 @@ pub use format::{GivenDescriptor, KernelArea, MemoryMap, Operation, PlanFile, Th
 /// The name of the plan in an entry's image directory.
 pub const PLAN_FILE: &str = "plan";
 /// The version of the format; a plan of another one is not used.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"WSPLAN\r\n";
 const LEN_HEADER: usize = 8 + 4 + 4 + 8 + 32;
 /// A plan is some 100 KB; logs that it carries can make it larger.

@@ -20,7 +20,7 @@ use crate::sys::memory::LEN_PAGE;
 pub struct Layout {
     /// The interpreter's code: one page, which stays.
     pub code: u64,
-    /// Futexes and frames without a stack: stays, too.
+    /// Futexes and frames: stays, too.
     pub state: u64,
     /// The length of the state in bytes.
     pub len_state: u64,
@@ -142,8 +142,7 @@ impl Steps {
 pub fn layout(plan: &Plan, around: &Surroundings<'_>, place: u64) -> Layout {
     let file = plan.file();
     let threads = &file.threads;
-    let frames = threads.iter().filter(|thread| thread.frame_addr == 0);
-    let frames: u64 = frames.map(|thread| thread.frame_len.next_multiple_of(64)).sum();
+    let frames: u64 = threads.iter().map(|thread| thread.frame_len.next_multiple_of(64)).sum();
     let len_state = (FRAMES + frames).next_multiple_of(LEN_PAGE);
     let own: usize = threads.iter().map(|thread| thread.operations.len() + 14).sum();
     let fixed = 64 + 4 * (around.callers.len() + file.given.len() + around.kernel_areas.len());
@@ -179,7 +178,7 @@ struct Builder<'a> {
     spawns: Vec<u32>,
     /// The structures of `capset`, which all threads use: header, sets.
     capabilities: [u64; 2],
-    /// Where the next frame without a stack lies.
+    /// Where the next frame lies.
     next_frame: u64,
 }
 
@@ -483,7 +482,7 @@ impl Builder<'_> {
         for (number, operation) in thread.operations.iter().enumerate() {
             self.operation(Step::Thread(index as u32, number as u32), operation);
         }
-        let frame = self.frame_addr(thread);
+        let frame = self.place_frame(thread);
         let step = Step::Own("placing a frame");
         let from = self.layout.program + thread.frame_offset;
         let copy = Instruction::new(Op::Copy, [frame, from, thread.frame_len]);
@@ -491,20 +490,17 @@ impl Builder<'_> {
         frame
     }
 
-    /// A frame that has no place on its stack lies in the state; the pointer
-    /// to its extended state is set for that.
-    fn frame_addr(&mut self, thread: &ThreadPlan) -> u64 {
-        const OFFSET_FPSTATE: usize = 224;
-        if thread.frame_addr != 0 {
-            return thread.frame_addr;
-        }
+    /// Finds a place for a frame and sets the pointer in it for that.
+    ///
+    /// Frames lie in the state, never on a stack: a coroutine's may be smaller
+    /// than a frame, which is 3 KB with AVX-512, and nothing tells such a stack
+    /// from other memory.
+    fn place_frame(&mut self, thread: &ThreadPlan) -> u64 {
         let addr = self.next_frame;
         self.next_frame += thread.frame_len.next_multiple_of(64);
-        // Built for address 0, the pointer holds the offset in the frame.
-        let at = thread.frame_offset as usize + OFFSET_FPSTATE;
-        if let Some(place) = self.memory.get_mut(at..at + 8) {
-            place.copy_from_slice(&(addr + 304u64.next_multiple_of(64)).to_le_bytes());
-        }
+        let start = thread.frame_offset as usize;
+        let frame = &mut self.memory[start..start + thread.frame_len as usize];
+        arch::place_frame(frame, addr);
         addr
     }
 

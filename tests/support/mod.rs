@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tempfile::TempDir;
+use warmstart::privilege::file::{self, FileCaps};
 
 /// The uid and gid of an ordinary user: `nobody`.
 pub const NOBODY: u32 = 65534;
 
+pub mod etc;
 pub mod occupy;
 pub mod service;
 pub mod target;
@@ -155,6 +157,22 @@ pub fn install(from: &Path, to: &Path) -> std::io::Result<()> {
     if status.success() { Ok(()) } else { Err(std::io::Error::other("install failed")) }
 }
 
+/// Sees to it that programs which are started now have pids that an ordinary
+/// user may choose again: those below 1000 are no longer permitted, and a
+/// container or a counter that has just begun anew is there.
+fn leave_low_pids() {
+    const LAST: &str = "/proc/sys/kernel/ns_last_pid";
+    let number =
+        |path: &str| -> Option<u32> { std::fs::read_to_string(path).ok()?.trim().parse().ok() };
+    let (Some(last), Some(max)) = (number(LAST), number("/proc/sys/kernel/pid_max")) else {
+        return;
+    };
+    if last < 1000 || last + 2000 > max {
+        // Where that is not possible a test says by itself that it fails.
+        let _ = std::fs::write(LAST, "1000");
+    }
+}
+
 /// An ordinary user with a copy of the binary of their own.
 #[derive(Debug)]
 pub struct Ordinary {
@@ -185,15 +203,14 @@ impl Ordinary {
         Ok(user)
     }
 
-    /// Makes one whose binary carries the capability.
+    /// Makes one whose binary carries the capability. Not by `setup`, which
+    /// would also write to the machine's `/etc` ([`etc::OwnEtc`]).
     pub fn with_capability() -> Result<Self, String> {
         let user = Self::new()?;
-        let setup = Command::new(user.binary()).arg("setup").output();
-        match setup {
-            Ok(output) if output.status.success() => Ok(user),
-            Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
-            Err(error) => Err(error.to_string()),
-        }
+        file::set(&user.binary(), &FileCaps::OURS)
+            .map_err(|error| format!("no file capability can be given: {error}"))?;
+        leave_low_pids();
+        Ok(user)
     }
 
     /// Returns the path of their binary.

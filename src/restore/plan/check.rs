@@ -22,6 +22,8 @@ const MAX_FD: u64 = 1 << 20;
 /// What the kernel writes at an address that a thread registers: the longest
 /// is `struct rseq`.
 const LEN_ADDRESSED: u64 = 64;
+/// What a frame of `rt_sigreturn` has at the least.
+const LEN_UCONTEXT: u64 = crate::sys::arch::LEN_UCONTEXT as u64;
 /// A frame of `rt_sigreturn` with everything AVX-512 has is some 3 KB.
 const MAX_FRAME: u64 = 1 << 16;
 
@@ -251,13 +253,8 @@ impl Examined<'_> {
                     .map_err(|what| format!("thread {}: {what}", thread.tid))?;
             }
             in_data(plan, thread.frame_offset, thread.frame_len)?;
-            let len_fits = (304..=MAX_FRAME).contains(&thread.frame_len);
-            if !len_fits || !thread.frame_addr.is_multiple_of(64) {
+            if !(LEN_UCONTEXT..=MAX_FRAME).contains(&thread.frame_len) {
                 return Err(format!("the frame of thread {} cannot be", thread.tid));
-            }
-            if thread.frame_addr != 0 {
-                range(thread.frame_addr, thread.frame_len)?;
-                self.unreserved(thread.frame_addr, thread.frame_len)?;
             }
         }
         Ok(())

@@ -99,11 +99,7 @@ impl fmt::Display for Plan {
             writeln!(f, "  {}", self.describe(operation))?;
         }
         for thread in &plan.threads {
-            let place = match thread.frame_addr {
-                0 => "beside the interpreter".into(),
-                addr => format!("at {addr:#x}"),
-            };
-            writeln!(f, "thread {}: frame {place}", thread.tid)?;
+            writeln!(f, "thread {}:", thread.tid)?;
             for operation in &thread.operations {
                 writeln!(f, "  {}", self.describe(operation))?;
             }

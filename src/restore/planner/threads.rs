@@ -11,10 +11,6 @@ const ARCH_SET_FS: u64 = 0x1002;
 /// `sizeof(struct robust_list_head)`: the kernel accepts no other.
 const LEN_ROBUST_LIST: u32 = 24;
 const LEN_NAME: usize = 16;
-/// Frames lie beside the interpreter, never on a stack: a coroutine's may be
-/// smaller than a frame, which is 3 KB with AVX-512, and nothing tells such a
-/// stack from other memory.
-const BESIDE: u64 = 0;
 /// The flags that `rt_sigreturn` takes from a frame, less the trap flag.
 const TRAP_FLAG: u64 = 1 << 8;
 
@@ -39,13 +35,12 @@ impl Planner<'_> {
         let state = state.ok_or_else(|| wrong("a malformed extended state"))?;
         let mask = core.blk_sigset.unwrap_or(0);
         let stack = decode_alt_stack(core.sas.as_ref());
-        let frame = arch::signal_frame(&regs, mask, stack, &state, BESIDE);
+        let frame = arch::signal_frame(&regs, mask, stack, &state);
         Ok(ThreadPlan {
             tid: i32::try_from(tid).map_err(|_| wrong("no possible id"))?,
             operations,
             frame_offset: self.data.put(&frame),
             frame_len: frame.len() as u64,
-            frame_addr: BESIDE,
         })
     }
 

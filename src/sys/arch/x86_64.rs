@@ -6,7 +6,7 @@ mod frame;
 mod interpreter;
 mod xstate;
 
-pub use frame::{AltStack, frame_len, signal_frame};
+pub use frame::{AltStack, LEN_UCONTEXT, frame_len, place_frame, signal_frame};
 pub use interpreter::{Instruction, Op, clone_and_run, interpreter_code, own_rseq};
 pub use xstate::{XstateComponents, compose, decompose, xstate_len};
 

@@ -26,7 +26,8 @@ const OFFSET_REGISTERS: usize = 40;
 const OFFSET_SEGMENTS: usize = OFFSET_REGISTERS + 18 * 8;
 const OFFSET_FPSTATE: usize = 224;
 const OFFSET_SIGMASK: usize = 296;
-const LEN_UCONTEXT: usize = 304;
+/// The length of `struct ucontext` in bytes.
+pub const LEN_UCONTEXT: usize = 304;
 /// `FP_XSTATE_MAGIC1`, `FP_XSTATE_MAGIC2` and the place of
 /// `struct _fpx_sw_bytes` in the FXSAVE image.
 const MAGIC1: u32 = 0x4650_5853;
@@ -40,15 +41,8 @@ pub fn frame_len(len_xstate: usize) -> usize {
     LEN_UCONTEXT.next_multiple_of(ALIGN as usize) + len_xstate + 4
 }
 
-/// Builds the frame for `addr`, a multiple of 64, where rsp has to point when
-/// `rt_sigreturn` is called.
-pub fn signal_frame(
-    regs: &Registers,
-    mask: u64,
-    alt_stack: AltStack,
-    xstate: &[u8],
-    addr: u64,
-) -> Vec<u8> {
+/// Builds the frame; [`place_frame`] says where it will lie.
+pub fn signal_frame(regs: &Registers, mask: u64, alt_stack: AltStack, xstate: &[u8]) -> Vec<u8> {
     let offset_xstate = LEN_UCONTEXT.next_multiple_of(ALIGN as usize);
     let mut frame = vec![0; frame_len(xstate.len())];
     let mut put = |offset: usize, bytes: &[u8]| {
@@ -84,7 +78,6 @@ pub fn signal_frame(
     for (index, segment) in [regs.cs, regs.gs, regs.fs, regs.ss].iter().enumerate() {
         put(OFFSET_SEGMENTS + index * 2, &(*segment as u16).to_le_bytes());
     }
-    put(OFFSET_FPSTATE, &(addr + offset_xstate as u64).to_le_bytes());
     put(OFFSET_SIGMASK, &mask.to_le_bytes());
     put(offset_xstate, xstate);
     let xstate_bv = xstate.get(512..520).and_then(|word| word.try_into().ok());
@@ -96,4 +89,12 @@ pub fn signal_frame(
     put(sw + 16, &(xstate.len() as u32).to_le_bytes());
     put(offset_xstate + xstate.len(), &MAGIC2.to_le_bytes());
     frame
+}
+
+/// Sets the one address in a frame for `addr`, a multiple of 64, where rsp has
+/// to point when `rt_sigreturn` is called. The frame has at least
+/// [`LEN_UCONTEXT`] bytes.
+pub fn place_frame(frame: &mut [u8], addr: u64) {
+    let xstate = addr + (LEN_UCONTEXT as u64).next_multiple_of(ALIGN);
+    frame[OFFSET_FPSTATE..OFFSET_FPSTATE + 8].copy_from_slice(&xstate.to_le_bytes());
 }
