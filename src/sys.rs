@@ -7,6 +7,7 @@
 
 pub mod arch;
 pub mod auxv;
+pub mod birth;
 pub mod capability;
 pub mod clone3;
 pub mod cpu;
@@ -14,6 +15,7 @@ pub mod descriptors;
 pub mod kcmp;
 pub mod limits;
 pub mod memory;
+pub mod namespaces;
 pub mod pidfd;
 pub mod prefault;
 pub mod process;
