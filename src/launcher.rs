@@ -11,6 +11,7 @@
 
 mod capture;
 mod descriptors;
+pub mod exact;
 mod hit;
 mod inner;
 mod outcome;

@@ -8,6 +8,7 @@
 pub mod arch;
 pub mod arena;
 pub mod auxv;
+pub mod birth;
 pub mod capability;
 pub mod clone3;
 pub mod cpu;
@@ -15,6 +16,7 @@ pub mod descriptors;
 pub mod kcmp;
 pub mod limits;
 pub mod memory;
+pub mod namespaces;
 pub mod pidfd;
 pub mod process;
 pub mod ptrace;
