@@ -29,6 +29,7 @@ use crate::sys::{clone3, namespaces};
 pub mod cursor;
 pub mod cycle;
 pub mod last_pid;
+pub mod namespace;
 pub mod range;
 pub mod set_tid;
 

@@ -24,6 +24,8 @@ use nix::unistd::Pid;
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use trial::{Dice, Trial, repeat};
+use warmstart::pids::Strategy;
+use warmstart::restore::host::Clock;
 use warmstart::restore::plan::{
     Arg, Bytes, Check, KernelArea, KernelAreaKind, MemoryMap, Operation, Plan, PlanFile, ThreadPlan,
 };
@@ -465,6 +467,8 @@ fn request(dir: &Path) -> Request<'_> {
         keep: &[],
         closed_stdio: [false; 3],
         ignored: &[],
+        pids: &[Strategy::SetTid],
+        clock: Clock::Machines,
         deadline: DEADLINE,
     }
 }

@@ -8,6 +8,15 @@ use sha2::{Digest, Sha256};
 use super::plan::{KernelAreaKind, Plan};
 use crate::sys::{arch, auxv};
 
+/// Which clocks a restored program has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// The machine's: monotonic time has jumped since the capture.
+    Machines,
+    /// Its own, in a time namespace: they go on from the capture.
+    Own,
+}
+
 /// The machine, as far as a restore depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
@@ -32,10 +41,10 @@ impl Host {
     }
 
     /// Says why a plan made on another machine, or before a reboot, cannot be
-    /// used here.
-    pub fn refuses(&self, plan: &Plan) -> Option<&'static str> {
+    /// used here; with clocks of its own, a reboot does not matter.
+    pub fn refuses(&self, plan: &Plan, clock: Clock) -> Option<&'static str> {
         let plan = plan.file();
-        if plan.boot_id != self.boot_id {
+        if plan.boot_id != self.boot_id && clock == Clock::Machines {
             Some("it was made before the last reboot, and its clock is ahead")
         } else if plan.vdso_digest != self.vdso_digest {
             Some("it was made under another kernel (the vDSO differs)")

@@ -24,12 +24,12 @@ pub mod format {
 
 pub use check::AT_FDCWD;
 pub use format::kernel_area::Kind as KernelAreaKind;
-pub use format::{GivenDescriptor, KernelArea, MemoryMap, Operation, PlanFile, ThreadPlan};
+pub use format::{Clocks, GivenDescriptor, KernelArea, MemoryMap, Operation, PlanFile, ThreadPlan};
 
 /// The name of the plan in an entry's image directory.
 pub const PLAN_FILE: &str = "plan";
 /// The version of the format; a plan of another one is not used.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 const MAGIC: [u8; 8] = *b"WSPLAN\r\n";
 const LEN_HEADER: usize = 8 + 4 + 4 + 8 + 32;
 /// A plan is some 100 KB; logs that it carries can make it larger.

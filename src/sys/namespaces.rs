@@ -39,6 +39,8 @@ pub enum Step {
     Unshare,
     /// Mapping the caller's own uid and gid.
     Map,
+    /// Setting the clocks.
+    Clocks,
     /// Keeping the mounts to ourselves.
     Slave,
     /// Forking the init.
@@ -54,10 +56,11 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Start,
         Self::Unshare,
         Self::Map,
+        Self::Clocks,
         Self::Slave,
         Self::Init,
         Self::Proc,
@@ -66,11 +69,16 @@ impl Step {
         Self::Child,
     ];
 
+    pub(super) fn numbered(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|step| *step as u8 == number)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Start => "fork or pipe",
             Self::Unshare => "unshare",
             Self::Map => "mapping the own uid and gid",
+            Self::Clocks => "setting the clocks",
             Self::Slave => "making the mounts private",
             Self::Init => "forking an init",
             Self::Proc => "mounting /proc",
@@ -98,6 +106,17 @@ pub enum Time {
     Ours,
     /// Yes, with the clocks as they are.
     Own,
+    /// Yes, with clocks of its own (`time_namespaces(7)`).
+    Shifted(Offsets),
+}
+
+/// What a time namespace adds to the machine's clocks, in ns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offsets {
+    /// To CLOCK_MONOTONIC and its like.
+    pub monotonic: i64,
+    /// To CLOCK_BOOTTIME.
+    pub boottime: i64,
 }
 
 /// A pid namespace that the next children are born in.
@@ -109,7 +128,7 @@ pub struct Enclosure {
     report: OwnedFd,
 }
 
-fn failed(step: Step) -> Failed {
+pub(super) fn failed(step: Step) -> Failed {
     let errno = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
     Failed { step, errno }
 }
@@ -127,6 +146,16 @@ fn check(result: i32, step: Step) -> Result<(), Failed> {
 /// that of the namespace, in which it does not appear. In a user namespace of
 /// its own it ends with no capability at all.
 pub fn enter(owner: Owner, time: Time, last_pid: i32) -> Result<Enclosure, Failed> {
+    make(owner, time)?;
+    let enclosure = start_init(last_pid)?;
+    if owner == Owner::OwnUser {
+        capability::capset(&capability::Sets::default()).map_err(|_| failed(Step::Drop))?;
+    }
+    Ok(enclosure)
+}
+
+/// Makes the namespaces; the next children are born in them.
+pub(super) fn make(owner: Owner, time: Time) -> Result<(), Failed> {
     // SAFETY: take nothing and cannot fail.
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
     // Else the maps are root's files. Fails for no valid argument.
@@ -135,7 +164,7 @@ pub fn enter(owner: Owner, time: Time, last_pid: i32) -> Result<Enclosure, Faile
     if owner == Owner::OwnUser {
         flags |= libc::CLONE_NEWUSER;
     }
-    if time == Time::Own {
+    if time != Time::Ours {
         flags |= libc::CLONE_NEWTIME;
     }
     // SAFETY: takes a number.
@@ -145,16 +174,29 @@ pub fn enter(owner: Owner, time: Time, last_pid: i32) -> Result<Enclosure, Faile
         write_map(c"/proc/self/uid_map", uid)?;
         write_map(c"/proc/self/gid_map", gid)?;
     }
+    if let Time::Shifted(offsets) = time {
+        write_clocks(offsets)?;
+    }
     // What is mounted outside still appears inside, but not the reverse.
     let (flags, none) = (libc::MS_REC | libc::MS_SLAVE, std::ptr::null());
     // SAFETY: the target is a C string; the rest is not looked at.
     let result = unsafe { libc::mount(none, c"/".as_ptr(), none, flags, none.cast()) };
-    check(result, Step::Slave)?;
-    let enclosure = start_init(last_pid)?;
-    if owner == Owner::OwnUser {
-        capability::capset(&capability::Sets::default()).map_err(|_| failed(Step::Drop))?;
-    }
-    Ok(enclosure)
+    check(result, Step::Slave)
+}
+
+/// Sets the clocks of the time namespace that the next children are born in.
+fn write_clocks(offsets: Offsets) -> Result<(), Failed> {
+    const NS: i64 = 1_000_000_000;
+    let Offsets { monotonic: m, boottime: b } = offsets;
+    let mut buffer = [0; 128];
+    let mut rest = &mut buffer[..];
+    // Four numbers of at most twenty digits fit. Whole seconds may be negative,
+    // the rest never is.
+    let (ms, mn) = (m.div_euclid(NS), m.rem_euclid(NS));
+    let (bs, bn) = (b.div_euclid(NS), b.rem_euclid(NS));
+    let _ = write!(rest, "monotonic {ms} {mn}\nboottime {bs} {bn}\n");
+    let left = rest.len();
+    write_file(c"/proc/self/timens_offsets", &buffer[..buffer.len() - left], Step::Clocks)
 }
 
 fn write_map(path: &CStr, id: u32) -> Result<(), Failed> {
@@ -188,7 +230,7 @@ fn start_init(last_pid: i32) -> Result<Enclosure, Failed> {
     // SAFETY: `run_init` is async-signal-safe and does not return.
     let init = match unsafe { libc::fork() } {
         -1 => return Err(failed(Step::Init)),
-        0 => run_init(last_pid, held.as_raw_fd(), reporter.as_raw_fd()),
+        0 => run_init(last_pid + 1, Some(last_pid), held.as_raw_fd(), reporter.as_raw_fd()),
         pid => pid,
     };
     drop(reporter);
@@ -213,17 +255,17 @@ fn write_report(fd: RawFd, result: Result<(), Failed>) {
     unsafe { libc::write(fd, report.as_ptr().cast(), report.len()) };
 }
 
-fn read_report(fd: RawFd) -> Option<Result<(), Failed>> {
+pub(super) fn read_report(fd: RawFd) -> Option<Result<(), Failed>> {
     let mut report = [0; 5];
     if read(fd, &mut report) != 5 {
         return None;
     }
     let errno = i32::from_ne_bytes([report[1], report[2], report[3], report[4]]);
-    let step = Step::ALL.into_iter().find(|step| *step as u8 == report[0])?;
+    let step = Step::numbered(report[0])?;
     Some(if errno == 0 { Ok(()) } else { Err(Failed { step, errno }) })
 }
 
-fn read(fd: RawFd, buffer: &mut [u8]) -> isize {
+pub(super) fn read(fd: RawFd, buffer: &mut [u8]) -> isize {
     loop {
         // SAFETY: the buffer is ours and has the length given.
         let read = unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) };
@@ -233,16 +275,21 @@ fn read(fd: RawFd, buffer: &mut [u8]) -> isize {
     }
 }
 
-/// The life of the init.
-fn run_init(last_pid: i32, held: RawFd, reporter: RawFd) -> ! {
+/// The life of the init of a namespace with a program of this pid.
+pub(super) fn run_init(program: i32, last_pid: Option<i32>, held: RawFd, reporter: RawFd) -> ! {
     // Children are reaped by the kernel then (`wait(2)`, NOTES).
     signals::set_ignored(libc::SIGCHLD);
     let result = prepare_inside(last_pid);
     write_report(reporter, result);
     if result.is_ok() {
         let_go(held, reporter);
-        // Nobody writes: the end of it is what is waited for.
-        read(0, &mut [0]);
+        // Nobody writes before we are let go; its end without that is the end
+        // of our maker, and the program is to end with it, even if it could
+        // not ask for that in time (PR_SET_PDEATHSIG).
+        if read(0, &mut [0]) != 1 {
+            // SAFETY: takes two numbers.
+            unsafe { libc::kill(program, libc::SIGKILL) };
+        }
         // SAFETY: takes numbers; no status is asked for.
         let left = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) };
         if left == 0 {
@@ -258,11 +305,12 @@ fn run_init(last_pid: i32, held: RawFd, reporter: RawFd) -> ! {
     unsafe { libc::_exit(0) }
 }
 
-fn prepare_inside(last_pid: i32) -> Result<(), Failed> {
+fn prepare_inside(last_pid: Option<i32>) -> Result<(), Failed> {
     let (proc, flags) = (c"proc".as_ptr(), libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC);
     // SAFETY: three C strings; there is no data.
     let result = unsafe { libc::mount(proc, c"/proc".as_ptr(), proc, flags, std::ptr::null()) };
     check(result, Step::Proc)?;
+    let Some(last_pid) = last_pid else { return Ok(()) };
     let mut buffer = [0; 16];
     let mut rest = &mut buffer[..];
     let _ = write!(rest, "{last_pid}");
@@ -294,8 +342,15 @@ fn let_go(held: RawFd, reporter: RawFd) {
 }
 
 impl Enclosure {
+    pub(super) fn new(init: i32, lifeline: OwnedFd, report: OwnedFd) -> Self {
+        Self { init, lifeline, report }
+    }
+
     /// Lets the init end, and waits for that unless it has others to reap.
     pub fn leave(self) {
+        // SAFETY: writes one byte of our own; the pipe's reader is the init,
+        // and SIGPIPE is ignored by us.
+        unsafe { libc::write(self.lifeline.as_raw_fd(), [0u8].as_ptr().cast(), 1) };
         drop(self.lifeline);
         if read(self.report.as_raw_fd(), &mut [0]) == 0 {
             let _ = birth::reap(self.init);
