@@ -175,6 +175,7 @@ fn restore(dir: &Path) -> Result<u8, Failure> {
         closed_stdio: crate::sys::start::closed_stdio(),
         ignored: &[],
         pids: launcher::PIDS_AUTO,
+        pid_budget: launcher::PID_BUDGET,
         clock: launcher::Clock::Machines,
         deadline: DEADLINE,
     };

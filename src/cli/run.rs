@@ -93,6 +93,10 @@ pub(super) struct CaptureArguments {
     #[arg(long, value_name = "STRATEGY", value_enum, default_value_t = Pids::Auto)]
     pids: Pids,
 
+    /// How many pids `--pids cycle` may use up to reach the program's
+    #[arg(long, value_name = "N", default_value_t = launcher::PID_BUDGET)]
+    pid_budget: u32,
+
     /// Whether clocks must go on from the capture, which takes a namespace
     #[arg(long, value_enum, default_value_t = Clocks::Auto)]
     clock: Clocks,
@@ -142,9 +146,7 @@ enum Pids {
     Auto,
     SetTid,
     Namespace,
-    #[value(hide = true)]
     LastPid,
-    #[value(hide = true)]
     Cycle,
 }
 
@@ -172,14 +174,14 @@ impl CaptureArguments {
         };
         let pids = match self.pids {
             Pids::Auto => launcher::PIDS_AUTO.to_vec(),
-            Pids::SetTid if self.clock == Clocks::Continuous => {
+            Pids::SetTid | Pids::LastPid | Pids::Cycle if self.clock == Clocks::Continuous => {
                 let failure = Failure::usage("--clock continuous takes a namespace");
                 return Err(failure.hint("--pids namespace, or leave --pids out"));
             }
             Pids::SetTid => vec![Strategy::SetTid],
             Pids::Namespace => vec![Strategy::Namespace],
-            Pids::LastPid => return later("--pids", "last-pid"),
-            Pids::Cycle => return later("--pids", "cycle"),
+            Pids::LastPid => vec![Strategy::LastPid],
+            Pids::Cycle => vec![Strategy::Cycle],
         };
         Ok((at, engine, pids))
     }
@@ -205,6 +207,7 @@ impl CaptureArguments {
         }
         let timeout = self.capture_timeout.as_secs_f64().to_string();
         add("--capture-timeout", timeout.as_ref());
+        add("--pid-budget", self.pid_budget.to_string().as_ref());
         for (option, value) in [
             ("--at", self.at.to_possible_value()),
             ("--engine", self.engine.to_possible_value()),
@@ -237,6 +240,7 @@ impl Arguments {
             capture_timeout: self.capture.capture_timeout,
             engine,
             pids,
+            pid_budget: self.capture.pid_budget,
             clock,
             keep: self.keep,
             inputs: self.capture.inputs,
@@ -260,6 +264,7 @@ fn defaults() -> Options {
         capture_timeout: DEFAULT_CAPTURE_TIMEOUT,
         engine: EngineChoice::Auto,
         pids: launcher::PIDS_AUTO.to_vec(),
+        pid_budget: launcher::PID_BUDGET,
         clock: Clock::Machines,
         keep: Vec::new(),
         inputs: Vec::new(),
@@ -510,9 +515,7 @@ mod tests {
 
     #[test]
     fn what_is_not_available_is_said() {
-        for (option, value) in
-            [("--at", "main"), ("--engine", "criu"), ("--pids", "last-pid"), ("--pids", "cycle")]
-        {
+        for (option, value) in [("--at", "main"), ("--engine", "criu")] {
             let Parsed::Arguments(arguments) = parse(words(&[option, value, "x"])).unwrap() else {
                 panic!()
             };
