@@ -13,6 +13,7 @@ use tempfile::TempDir;
 pub const NOBODY: u32 = 65534;
 
 pub mod occupy;
+pub mod seccomp;
 pub mod service;
 pub mod target;
 
