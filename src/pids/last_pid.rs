@@ -2,9 +2,9 @@
 //! 3.3; for CAP_CHECKPOINT_RESTORE since 5.9, else CAP_SYS_ADMIN).
 //!
 //! It holds the pid that was handed out last in the writer's pid namespace.
-//! Who writes it and then makes a task takes a lock on the file (`flock(2)`,
-//! as CRIU does), so that two of them do not thwart each other; against
-//! everybody else who makes a process there is only looking, and trying again.
+//! Two of us would thwart each other: who writes it and then makes a task locks
+//! the file (`flock(2)`). Against everybody else who makes a process there is
+//! only looking, and trying again.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -74,7 +74,7 @@ pub fn is_there() -> bool {
 }
 
 /// Makes a child like `fork(2)` does, with these pids: one a pid namespace,
-/// innermost first. Returns 0 in the child, and its pid here.
+/// innermost first, or none for any. Returns 0 in the child, and its pid here.
 ///
 /// `count` is told to the kernel as it is. More than [`MAX_PID_NS_LEVEL`] is
 /// refused there before the array is read; less, but more than `pids` has, is
@@ -94,7 +94,8 @@ pub unsafe fn fork(flags: u64, pids: &[i32], count: u64) -> std::io::Result<i32>
     let args = CloneArgs {
         flags,
         exit_signal: libc::SIGCHLD as u64,
-        set_tid: pids.as_ptr() as u64,
+        // An array of no length is EINVAL, none is not.
+        set_tid: if pids.is_empty() { 0 } else { pids.as_ptr() as u64 },
         set_tid_size: count,
         ..Default::default()
     };
