@@ -30,6 +30,7 @@ pub mod cursor;
 pub mod cycle;
 pub mod last_pid;
 pub mod namespace;
+pub mod placing;
 pub mod range;
 pub mod set_tid;
 
@@ -139,16 +140,6 @@ pub enum Unavailable {
     NoNamespaces(namespaces::Failed),
 }
 
-/// Returns the pids that may be chosen with the privilege that we have: all
-/// for root; for others, whose privilege is the capability of our file, none of
-/// the system's own first processes.
-pub fn permitted() -> RangeInclusive<i32> {
-    /// The lowest one that is not root's own affair.
-    const LOWEST: i32 = 1000;
-    let highest = cursor::pid_max().map_or(i32::MAX, |pid_max| pid_max - 1);
-    if privilege::current().root { 1..=highest } else { LOWEST..=highest }
-}
-
 /// Refuses a pid that is not in a range.
 pub fn check_range(pid: i32, range: &RangeInclusive<i32>) -> Result<(), PositionError> {
     if range.contains(&pid) {
@@ -251,6 +242,9 @@ pub enum PositionError {
     /// The kernel does not hand it out again.
     #[error("pid {0} does not come up again: the kernel keeps those below {low}", low = cursor::RESERVED_PIDS)]
     Reserved(i32),
+    /// No pids may be chosen, or not these.
+    #[error(transparent)]
+    NotPermitted(#[from] range::RangeError),
     /// It is too far away.
     #[error("pid {pid} is {needed} pids away, and {left} may be used up")]
     Budget {

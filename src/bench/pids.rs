@@ -129,7 +129,9 @@ fn measure(strategy: Strategy, pids: u32, tries: u32, cursor: &Cursor) -> Distan
 fn once(strategy: Strategy, pids: u32, cursor: &Cursor) -> Result<Duration, String> {
     let last = cursor.last().map_err(|error| error.to_string())?;
     let permitted = match strategy {
-        Strategy::SetTid | Strategy::LastPid => pids::permitted(),
+        Strategy::SetTid | Strategy::LastPid => {
+            pids::range::available().map_err(|error| error.to_string())?
+        }
         Strategy::Namespace | Strategy::Cycle => 1..=i32::MAX,
     };
     let is_out = |pid: i32| pids::is_taken(pid) || !permitted.contains(&pid);

@@ -90,6 +90,11 @@ pub struct Unread {
 }
 
 impl Unread {
+    /// Returns bytes of the key by the files' identities.
+    pub fn mark(&self) -> [u8; 8] {
+        self.sketch.mark()
+    }
+
     /// Reads all inputs, for seconds perhaps, and takes the right to capture;
     /// the error says why there is nothing to capture.
     pub fn read(self) -> Result<Lookup, String> {
@@ -260,6 +265,11 @@ impl Lookup {
             policy: Policy::Auto,
             began,
         }
+    }
+
+    /// Returns the beginning of the entry's id.
+    pub fn mark(&self) -> [u8; 8] {
+        self.fingerprint.id.mark()
     }
 
     /// Returns the id of the entry, there or to be.

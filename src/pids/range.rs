@@ -14,6 +14,7 @@
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -174,6 +175,20 @@ pub fn check(pids: impl IntoIterator<Item = i32>) -> Result<(), RangeError> {
         Some(pid) => Err(RangeError::Outside { pid, range, by }),
         None => Ok(()),
     }
+}
+
+/// Returns the pids that this caller may choose in the pid namespace that we
+/// are in: all, or what [`permitted`] says.
+///
+/// # Errors
+/// If the file is there and cannot be relied on.
+pub fn available() -> Result<RangeInclusive<i32>, RangeError> {
+    let highest = pid_max() - 1;
+    if !privilege::choice_is_lent() {
+        return Ok(1..=highest);
+    }
+    let PidRange { min, max } = permitted()?.range;
+    Ok(min..=max.min(highest))
 }
 
 /// Returns which pids the file capability may be used for on this machine.

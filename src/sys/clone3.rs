@@ -125,10 +125,10 @@ pub fn run_program(
     if u64::from_ne_bytes(flags) & CLONE_VM != 0 {
         return Err(std::io::ErrorKind::InvalidInput.into());
     }
-    // SAFETY: `args` is as long as said and does not share memory, so this
-    // process's memory is out of the child's reach.
     let (first, nr) = (args.as_ptr().expose_provenance(), libc::SYS_clone3);
     let result =
+        // SAFETY: `args` is as long as said and does not share memory, so this
+        // process's memory is out of the child's reach.
         unsafe { super::arch::clone_and_run(nr, first, args.len(), code, program, report) };
     answer(result)
 }

@@ -289,19 +289,20 @@ pub unsafe fn clone_and_run(
     let result: i64;
     // SAFETY: in the parent this is one system call that reads `clone_args`;
     // in the child control leaves for good, to code that the caller vouches
-    // for. rbx is saved by hand because LLVM reserves it.
+    // for: rbx and r15 are changed there only.
     unsafe {
         asm!(
             "syscall",
             "test rax, rax",
             "jnz 2f",
-            "mov rbx, {program}",
-            "mov r15, {report}",
-            "jmp {code}",
+            "mov rbx, r12",
+            "mov r15, r13",
+            "jmp r14",
             "2:",
-            program = in(reg) program,
-            report = in(reg) report,
-            code = in(reg) code,
+            // By name: one that the compiler chooses may be rbx or r15.
+            in("r12") program,
+            in("r13") report,
+            in("r14") code,
             inlateout("rax") nr => result,
             in("rdi") first,
             in("rsi") second,
