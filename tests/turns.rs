@@ -7,6 +7,7 @@ mod support;
 mod trial;
 
 use std::fs;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use support::seccomp;
 use trial::{Ended, Trial};
@@ -16,6 +17,13 @@ const CURSOR: &str = "/proc/sys/kernel/ns_last_pid";
 /// What container runtimes answer to calls that they do not know, or like.
 const SANDBOX: [(i64, i32); 2] =
     [(libc::SYS_clone3, libc::ENOSYS), (libc::SYS_unshare, libc::EPERM)];
+
+/// The cursor is the machine's: one test at a time moves it.
+static CURSOR_LOCK: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    CURSOR_LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A captured JVM, whose dozen of threads the late part makes use of.
 fn captured() -> Result<Trial, String> {
@@ -48,6 +56,7 @@ fn leader(trial: &Trial) -> i32 {
 
 #[test]
 fn without_clone3_and_namespaces_the_cursor_is_positioned() {
+    let _alone = alone();
     let trial = match captured() {
         Ok(trial) => trial,
         Err(missing) => skip!("{missing}"),
@@ -62,6 +71,7 @@ fn without_clone3_and_namespaces_the_cursor_is_positioned() {
 
 #[test]
 fn pids_that_are_near_are_reached_by_using_up_others() {
+    let _alone = alone();
     let trial = match captured() {
         Ok(trial) => trial,
         Err(missing) => skip!("{missing}"),
@@ -89,6 +99,7 @@ fn pids_that_are_near_are_reached_by_using_up_others() {
 
 #[test]
 fn what_cannot_be_reached_is_a_cold_start() {
+    let _alone = alone();
     let trial = match captured() {
         Ok(trial) => trial,
         Err(missing) => skip!("{missing}"),
@@ -106,6 +117,7 @@ fn what_cannot_be_reached_is_a_cold_start() {
 
 #[test]
 fn a_captured_program_has_a_slot_of_its_own() {
+    let _alone = alone();
     if !nix::unistd::geteuid().is_root() {
         skip!("not root");
     }

@@ -77,6 +77,11 @@ pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
             (Err(CannotRestore::NoNamespaces(failed)), Some(CannotRestore::NotPermitted)) => {
                 first = Some(CannotRestore::NoWay(failed));
             }
+            // What could be tried says more than what could not.
+            (
+                Err(reason @ (CannotRestore::PidOvertaken(_) | CannotRestore::PidNotReached(_))),
+                Some(CannotRestore::NotPermitted | CannotRestore::NoWay(_)),
+            ) => first = Some(reason),
             (Err(reason), _) if reason.is_about_pids() => {
                 first.get_or_insert(reason);
             }
