@@ -9,6 +9,7 @@
 
 mod http;
 mod mark;
+pub mod pids;
 mod prepare;
 mod process;
 mod report;

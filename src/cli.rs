@@ -13,6 +13,7 @@ mod doctor;
 mod environment;
 mod image;
 mod pages;
+mod pids;
 mod run;
 mod setup;
 
@@ -93,6 +94,8 @@ enum Management {
     Setup(setup::Arguments),
     /// Dump, restore and show image sets
     Image(image::Arguments),
+    /// Run a command at an exact pid; measure the ways to do that
+    Pids(pids::Arguments),
     /// Print a completion script for a shell
     Completions(pages::CompletionsArguments),
     /// Write the manual pages
@@ -100,8 +103,8 @@ enum Management {
 }
 
 /// The words that make a command line a management command.
-const MANAGEMENT: [&str; 9] =
-    ["bench", "cache", "doctor", "setup", "image", "completions", "man", "help", "run"];
+const MANAGEMENT: [&str; 10] =
+    ["bench", "cache", "doctor", "setup", "image", "pids", "completions", "man", "help", "run"];
 
 /// Runs the command line and returns its exit status.
 pub fn main() -> ExitCode {
@@ -126,6 +129,9 @@ fn dispatch(args: Vec<OsString>) -> (Mode, Result<u8, Failure>) {
         let rest = std::iter::once(args[0].clone()).chain(args.into_iter().skip(2)).collect();
         return (Mode::Run, run::main(rest, run::Spelling::Run));
     }
+    if first == "pids" && args.get(2).is_some_and(|word| word == "exec") {
+        return (Mode::Run, manage(args));
+    }
     if MANAGEMENT.iter().any(|word| first == *word) {
         return (Mode::Manage, manage(args));
     }
@@ -147,6 +153,7 @@ fn manage(args: Vec<OsString>) -> Result<u8, Failure> {
         Some(Management::Doctor(arguments)) => doctor::main(&arguments),
         Some(Management::Setup(arguments)) => setup::main(&arguments),
         Some(Management::Image(arguments)) => image::main(arguments),
+        Some(Management::Pids(arguments)) => pids::main(arguments),
         Some(Management::Completions(arguments)) => pages::completions(&arguments),
         Some(Management::Man(arguments)) => pages::man(&arguments),
         Some(Management::Run(_)) | None => Err(Failure::usage("no COMMAND given")),

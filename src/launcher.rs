@@ -11,6 +11,7 @@
 
 mod capture;
 mod descriptors;
+pub mod exact;
 mod hit;
 mod inner;
 mod outcome;
@@ -26,7 +27,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::command::Command;
+use crate::pids::Strategy;
 use crate::readiness::Probe;
+use crate::restore::Restored;
+pub use crate::restore::host::Clock;
 use crate::sys::signals;
 
 /// Where a program is captured (`--at`).
@@ -64,20 +68,9 @@ pub enum EngineChoice {
     Criu,
 }
 
-/// The pid strategy asked for (`--pids`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PidChoice {
-    /// The best that works here.
-    Auto,
-    /// `clone3` with `set_tid`.
-    SetTid,
-    /// A pid namespace.
-    Namespace,
-    /// `ns_last_pid`.
-    LastPid,
-    /// Forking until the pid comes up.
-    Cycle,
-}
+/// The ways to its pids of a restored program (`--pids auto`), in the order in
+/// which they are tried.
+pub const PIDS_AUTO: &[Strategy] = &[Strategy::SetTid, Strategy::Namespace];
 
 /// The options of a run.
 #[derive(Debug, Clone)]
@@ -92,8 +85,10 @@ pub struct Options {
     pub capture_timeout: Duration,
     /// `--engine`.
     pub engine: EngineChoice,
-    /// `--pids`.
-    pub pids: PidChoice,
+    /// `--pids`: the ways that may be tried, in this order.
+    pub pids: Vec<Strategy>,
+    /// `--clock`: whether the program must have clocks of its own.
+    pub clock: Clock,
     /// `--keep-fd`.
     pub keep: Vec<RawFd>,
     /// `--input`.
@@ -121,10 +116,14 @@ pub fn run(command: Command, options: Options) -> u8 {
 /// callers that restore by themselves (`image restore`).
 ///
 /// `blocked` is what [`block_signals`] returned before the restore.
-pub fn relay(program: i32, blocked: &BlockedSignals) -> u8 {
+pub fn relay(restored: Restored, blocked: &BlockedSignals) -> u8 {
     let _ = blocked;
-    match relay::Relay::new(program, stdio::Tap::default(), None) {
-        Ok(relay) => run::end_like(relay.run(None)),
+    match relay::Relay::new(restored.pid, stdio::Tap::default(), None) {
+        Ok(relay) => {
+            let ending = relay.run(None);
+            restored.leave();
+            run::end_like(ending)
+        }
         Err(_) => OWN_FAILURE,
     }
 }

@@ -11,7 +11,9 @@ use std::os::fd::RawFd;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::pids::Strategy;
 use crate::pids::range::RangeError;
+use crate::sys::namespaces::{Enclosure, Failed};
 
 pub mod host;
 pub mod native;
@@ -26,6 +28,8 @@ pub use native::native;
 pub struct Request<'a> {
     /// The directory that [`crate::snapshot::Frozen::write`] filled.
     pub dir: &'a Path,
+    /// What is known of the plan there.
+    pub plan: plan::Bytes,
     /// Who knows the program's file; `None` if nobody does (an image outside
     /// of the cache).
     pub program: Option<&'a dyn Witness>,
@@ -38,6 +42,10 @@ pub struct Request<'a> {
     /// Signals that the caller had ignored (`nohup`): ignored in the program
     /// as well, where it had left their default action.
     pub ignored: &'a [i32],
+    /// The ways to its pids that may be tried, in this order.
+    pub pids: &'a [Strategy],
+    /// Whether the program must have clocks of its own.
+    pub clock: host::Clock,
     /// How long the restore may take until its release, the copying of pages
     /// apart: for an image that is copied there is time for its size on top.
     pub deadline: Duration,
@@ -57,10 +65,25 @@ pub struct Restored {
     pub pid: i32,
     /// Its pid as it sees itself.
     pub app_pid: i32,
+    /// How it came by its pids.
+    pub pids: Strategy,
+    /// The namespaces that it is in, if they are its own: to be left when it
+    /// has ended.
+    pub enclosure: Option<Enclosure>,
     /// From the call to `clone3`.
     pub before_clone: Duration,
     /// From the call to the release of the program.
     pub total: Duration,
+}
+
+impl Restored {
+    /// Leaves the namespaces of a program that has ended. What it left behind
+    /// there lives on.
+    pub fn leave(self) {
+        if let Some(enclosure) = self.enclosure {
+            enclosure.leave();
+        }
+    }
 }
 
 /// Why an entry was not restored; nothing of the program has run, nothing is
@@ -77,6 +100,19 @@ pub enum CannotRestore {
     /// We may not choose pids.
     #[error("choosing pids needs CAP_CHECKPOINT_RESTORE")]
     NotPermitted,
+    /// We may not choose pids, nor make namespaces.
+    #[error("choosing pids needs CAP_CHECKPOINT_RESTORE, and namespaces cannot be made here: {0}")]
+    NoWay(Failed),
+    /// We cannot make namespaces, and nothing else was to be tried.
+    #[error("namespaces cannot be made here: {0}")]
+    NoNamespaces(Failed),
+    /// The image is of another boot, and its program would have the machine's
+    /// clocks.
+    #[error("the image is from before the last boot, when clocks were ahead of now's")]
+    OtherBoot,
+    /// Another program would see it: what a pid namespace cannot hide.
+    #[error("not in a pid namespace: {0}")]
+    NotInNamespace(&'static str),
     /// We may choose pids, but not these.
     #[error(transparent)]
     PidsNotPermitted(#[from] RangeError),
@@ -94,4 +130,22 @@ pub enum CannotRestore {
     /// The deadline passed before the release.
     #[error("not restored within {0:?}")]
     Deadline(Duration),
+}
+
+impl CannotRestore {
+    /// Returns whether it says nothing about the image, only about a way to
+    /// its pids: another way, or another time, may do.
+    pub fn is_about_pids(&self) -> bool {
+        match self {
+            Self::PidTaken(_)
+            | Self::PidUnreaped(_)
+            | Self::NotPermitted
+            | Self::NoWay(_)
+            | Self::NoNamespaces(_)
+            | Self::OtherBoot
+            | Self::NotInNamespace(_)
+            | Self::PidsNotPermitted(_) => true,
+            Self::Unusable(_) | Self::Step { .. } | Self::Deadline(_) => false,
+        }
+    }
 }

@@ -6,16 +6,19 @@
 #![allow(unsafe_code)]
 
 pub mod arch;
+pub mod arena;
 pub mod auxv;
+pub mod birth;
 pub mod capability;
 pub mod clone3;
 pub mod cpu;
 pub mod descriptors;
+pub mod inside;
 pub mod kcmp;
 pub mod limits;
 pub mod memory;
+pub mod namespaces;
 pub mod pidfd;
-pub mod prefault;
 pub mod process;
 pub mod ptrace;
 pub mod signals;

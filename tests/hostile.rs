@@ -27,8 +27,10 @@ use nix::unistd::Pid;
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use trial::{Dice, Trial, repeat};
+use warmstart::pids::Strategy;
+use warmstart::restore::host::Clock;
 use warmstart::restore::plan::{
-    Arg, Check, KernelArea, KernelAreaKind, MemoryMap, Operation, Plan, PlanFile, ThreadPlan,
+    Arg, Bytes, Check, KernelArea, KernelAreaKind, MemoryMap, Operation, Plan, PlanFile, ThreadPlan,
 };
 use warmstart::restore::{CannotRestore, Request, native};
 
@@ -463,10 +465,13 @@ fn end(pid: i32) {
 fn request(dir: &Path) -> Request<'_> {
     Request {
         dir,
+        plan: Bytes::Unknown,
         program: None,
         keep: &[],
         closed_stdio: [false; 3],
         ignored: &[],
+        pids: &[Strategy::SetTid],
+        clock: Clock::Machines,
         deadline: DEADLINE,
     }
 }

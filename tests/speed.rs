@@ -152,7 +152,7 @@ impl Watch {
         let name = binary().file_name().unwrap().to_str().unwrap().to_owned();
         let name = &name[..name.len().min(15)];
         let script = format!(
-            "mount -t tracefs tracefs /sys/kernel/tracing || exit 1\n\
+            "[ -d /sys/kernel/tracing/events ] || mount -t tracefs tracefs /sys/kernel/tracing || exit 1\n\
              cd /sys/kernel/tracing && mkdir instances/warmstart-$$ || exit 1\n\
              cd instances/warmstart-$$\n\
              echo mono >trace_clock\n\

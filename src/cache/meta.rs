@@ -11,10 +11,10 @@
 //! | 24-31 | length of the second document |
 //! | 32-63 | SHA-256 of bytes 0-31 and of the first document |
 //! | 64-95 | SHA-256 of the second document |
-//! | 96- | the documents, both JSON: [`EntryMeta`]; the inputs of the fingerprint |
+//! | 96- | the documents: [`EntryMeta`] in postcard's encoding; the inputs of the fingerprint in JSON |
 //!
-//! A restore needs the first document only; the second is for people who ask
-//! what changed.
+//! A restore needs the first document only, and as JSON it cost 0.1 ms a hit;
+//! the second is for people who ask what changed.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ use crate::fingerprint::{Digest, EntryId, FileIdentity, Input};
 pub const SCHEMA_VERSION: u32 = 1;
 
 const MAGIC: &[u8; 8] = b"WSENTRY\0";
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 const LEN_HEADER: usize = 96;
 /// No entry's metadata comes near this size, in bytes.
 pub(super) const LEN_META_MAX: u64 = 64 << 20;
@@ -177,8 +177,8 @@ fn shown_char(c: char) -> impl Iterator<Item = char> {
 
 /// Writes an entry's `meta`.
 pub(super) fn encode(meta: &EntryMeta, inputs: &[Input]) -> Vec<u8> {
-    // Strings, numbers and lists of them: nothing that JSON cannot hold.
-    let first = serde_json::to_vec(meta).expect("an EntryMeta is always valid JSON");
+    // Strings, numbers and lists of them: nothing that either cannot hold.
+    let first = postcard::to_stdvec(meta).expect("an EntryMeta can always be encoded");
     let second = serde_json::to_vec(inputs).expect("inputs are always valid JSON");
     let mut bytes = Vec::with_capacity(LEN_HEADER + first.len() + second.len());
     bytes.extend_from_slice(MAGIC);
@@ -242,7 +242,7 @@ pub(super) fn decode(bytes: Vec<u8>) -> Result<Decoded, Unusable> {
     if header[8..12] != LAYOUT.to_le_bytes() {
         return Err(Unusable::OtherVersion);
     }
-    let meta: EntryMeta = serde_json::from_slice(first).map_err(|_| Unusable::Damaged)?;
+    let meta: EntryMeta = postcard::from_bytes(first).map_err(|_| Unusable::Damaged)?;
     if meta.schema_version != SCHEMA_VERSION {
         return Err(Unusable::OtherVersion);
     }

@@ -1,6 +1,7 @@
-//! Paths and arguments in JSON: any bytes, and readable where they are text.
+//! Paths and arguments in JSON: any bytes, and readable where they are text; in
+//! a binary encoding, the bytes.
 //!
-//! A byte that is no part of valid UTF-8 is written `%XX`, and so is `%`.
+//! In JSON a byte that is no part of valid UTF-8 is written `%XX`, and so is `%`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -42,10 +43,18 @@ pub(crate) mod path {
     use serde::{Deserialize, Deserializer, Serializer};
 
     pub(crate) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&super::escape(path.as_os_str().as_bytes()))
+        let bytes = path.as_os_str().as_bytes();
+        match to.is_human_readable() {
+            true => to.serialize_str(&super::escape(bytes)),
+            false => to.serialize_bytes(bytes),
+        }
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        if !from.is_human_readable() {
+            let bytes = <&'de [u8]>::deserialize(from)?;
+            return Ok(PathBuf::from(OsString::from_vec(bytes.to_vec())));
+        }
         let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
         let bytes = super::unescape(&text)
             .ok_or_else(|| D::Error::invalid_value(Unexpected::Str(&text), &"escaped bytes"))?;

@@ -168,11 +168,14 @@ fn restore(dir: &Path) -> Result<u8, Failure> {
     }
     let blocked = launcher::block_signals();
     let request = restore::Request {
+        plan: restore::plan::Bytes::Unknown,
         dir: &dir,
         program: None,
         keep: &[],
         closed_stdio: crate::sys::start::closed_stdio(),
         ignored: &[],
+        pids: launcher::PIDS_AUTO,
+        clock: launcher::Clock::Machines,
         deadline: DEADLINE,
     };
     let restored = restore::native(&request).map_err(|error| {
@@ -183,7 +186,7 @@ fn restore(dir: &Path) -> Result<u8, Failure> {
         }
     })?;
     crate::privilege::give_up();
-    Ok(launcher::relay(restored.pid, &blocked))
+    Ok(launcher::relay(restored, &blocked))
 }
 
 fn show(dir: &Path, json: bool) -> Result<u8, Failure> {

@@ -11,7 +11,8 @@ use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
 
 use super::{Cli, answer_clap, environment};
 use crate::failure::{Failure, status};
-use crate::launcher::{self, CapturePoint, EngineChoice, Options, PidChoice, Policy};
+use crate::launcher::{self, CapturePoint, Clock, EngineChoice, Options, Policy};
+use crate::pids::Strategy;
 use crate::readiness::Probe;
 
 /// The options of a run and the COMMAND.
@@ -92,6 +93,10 @@ pub(super) struct CaptureArguments {
     #[arg(long, value_name = "STRATEGY", value_enum, default_value_t = Pids::Auto)]
     pids: Pids,
 
+    /// Whether clocks must go on from the capture, which takes a namespace
+    #[arg(long, value_enum, default_value_t = Clocks::Auto)]
+    clock: Clocks,
+
     /// Count PATH, a file or directory, among the inputs (repeatable)
     #[arg(long = "input", value_name = "PATH")]
     inputs: Vec<PathBuf>,
@@ -118,10 +123,24 @@ enum Engine {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Clocks {
+    Auto,
+    Continuous,
+}
+
+impl Clocks {
+    fn choice(self) -> Clock {
+        match self {
+            Self::Auto => Clock::Machines,
+            Self::Continuous => Clock::Own,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Pids {
     Auto,
     SetTid,
-    #[value(hide = true)]
     Namespace,
     #[value(hide = true)]
     LastPid,
@@ -133,7 +152,7 @@ impl CaptureArguments {
     /// The capture point, engine and pid strategy; names that are reserved for
     /// a later version are refused, and so are inputs that are not there: a
     /// mistyped one would count as missing in every run.
-    pub(super) fn choices(&self) -> Result<(CapturePoint, EngineChoice, PidChoice), Failure> {
+    pub(super) fn choices(&self) -> Result<(CapturePoint, EngineChoice, Vec<Strategy>), Failure> {
         let later = |option: &str, value: &str| {
             Err(Failure::usage(format!("{option} {value} is not available in this version")))
         };
@@ -152,9 +171,13 @@ impl CaptureArguments {
             Engine::Criu => return later("--engine", "criu"),
         };
         let pids = match self.pids {
-            Pids::Auto => PidChoice::Auto,
-            Pids::SetTid => PidChoice::SetTid,
-            Pids::Namespace => return later("--pids", "namespace"),
+            Pids::Auto => launcher::PIDS_AUTO.to_vec(),
+            Pids::SetTid if self.clock == Clocks::Continuous => {
+                let failure = Failure::usage("--clock continuous takes a namespace");
+                return Err(failure.hint("--pids namespace, or leave --pids out"));
+            }
+            Pids::SetTid => vec![Strategy::SetTid],
+            Pids::Namespace => vec![Strategy::Namespace],
             Pids::LastPid => return later("--pids", "last-pid"),
             Pids::Cycle => return later("--pids", "cycle"),
         };
@@ -186,6 +209,7 @@ impl CaptureArguments {
             ("--at", self.at.to_possible_value()),
             ("--engine", self.engine.to_possible_value()),
             ("--pids", self.pids.to_possible_value()),
+            ("--clock", self.clock.to_possible_value()),
         ] {
             if let Some(value) = value {
                 add(option, value.get_name().as_ref());
@@ -198,6 +222,7 @@ impl CaptureArguments {
 impl Arguments {
     fn options(self) -> Result<(Vec<OsString>, Options), Failure> {
         let (at, engine, pids) = self.capture.choices()?;
+        let clock = self.capture.clock.choice();
         let policy = match (self.refresh, self.no_capture, self.require_warm) {
             (true, _, _) => Policy::Refresh,
             (_, true, _) => Policy::NoCapture,
@@ -212,6 +237,7 @@ impl Arguments {
             capture_timeout: self.capture.capture_timeout,
             engine,
             pids,
+            clock,
             keep: self.keep,
             inputs: self.capture.inputs,
             ignore_env: self.capture.ignore_env,
@@ -233,7 +259,8 @@ fn defaults() -> Options {
         warmup: Vec::new(),
         capture_timeout: DEFAULT_CAPTURE_TIMEOUT,
         engine: EngineChoice::Auto,
-        pids: PidChoice::Auto,
+        pids: launcher::PIDS_AUTO.to_vec(),
+        clock: Clock::Machines,
         keep: Vec::new(),
         inputs: Vec::new(),
         ignore_env: Vec::new(),
@@ -257,7 +284,7 @@ pub(super) enum Spelling {
 
 /// Runs the COMMAND; `args` starts with our own name.
 pub(super) fn main(args: Vec<OsString>, spelling: Spelling) -> Result<u8, Failure> {
-    crate::sys::prefault::prefault_heap();
+    crate::sys::arena::prefault();
     let parsed = match parse(args) {
         Ok(parsed) => parsed,
         Err(error) => return answer(&error, spelling),
@@ -437,7 +464,7 @@ mod tests {
         assert_eq!(options.verbosity, 2);
         assert_eq!(options.keep, [7, 9]);
         assert_eq!(options.policy, Policy::Refresh);
-        assert_eq!(options.pids, PidChoice::SetTid);
+        assert_eq!(options.pids, [Strategy::SetTid]);
         assert_eq!(options.engine, EngineChoice::Native);
         assert_eq!(options.at, CapturePoint::Ready);
         assert_eq!(options.capture_timeout, Duration::from_millis(1500));
@@ -483,13 +510,9 @@ mod tests {
 
     #[test]
     fn what_is_not_available_is_said() {
-        for (option, value) in [
-            ("--at", "main"),
-            ("--engine", "criu"),
-            ("--pids", "namespace"),
-            ("--pids", "last-pid"),
-            ("--pids", "cycle"),
-        ] {
+        for (option, value) in
+            [("--at", "main"), ("--engine", "criu"), ("--pids", "last-pid"), ("--pids", "cycle")]
+        {
             let Parsed::Arguments(arguments) = parse(words(&[option, value, "x"])).unwrap() else {
                 panic!()
             };

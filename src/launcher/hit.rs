@@ -5,7 +5,6 @@
 //! computed that only a miss needs.
 
 use std::fs::Metadata;
-use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -277,7 +276,7 @@ impl Lookup {
         };
         let checked = self
             .cache
-            .verify(&entry, &mut self.digests, Some(&self.host.boot_id))
+            .verify(&entry, &mut self.digests, None)
             .map_err(|stale| stale.to_string())
             .and_then(|()| self.check_inner(&entry));
         match checked {
@@ -311,7 +310,7 @@ impl Lookup {
     /// Restores the entry that was found.
     pub fn restore(
         &self,
-        keep: &[RawFd],
+        options: &Options,
         ignored: &[i32],
         closed_stdio: [bool; 3],
     ) -> Result<Restored, CannotRestore> {
@@ -321,10 +320,13 @@ impl Lookup {
         let dir = entry.image_dir();
         restore::native(&restore::Request {
             dir: &dir,
+            plan: restore::plan::Bytes::Verified,
             program: Some(&Verified { entry, digests: &self.digests }),
-            keep,
+            keep: &options.keep,
             closed_stdio,
             ignored,
+            pids: &options.pids,
+            clock: options.clock,
             deadline: DEADLINE,
         })
     }

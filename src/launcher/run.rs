@@ -131,7 +131,7 @@ impl Run {
         self.status.timings_ms.lookup = ms(sys::start::age());
         match found {
             Found::Entry => match self.restore(&lookup) {
-                Ok((restored, began)) => self.restored(&restored, began, lookup),
+                Ok((restored, began)) => self.restored(restored, began, lookup),
                 Err(reason) => {
                     self.inherited.mask.set();
                     let start = if is_worth_a_capture(&reason, &mut lookup) {
@@ -172,15 +172,15 @@ impl Run {
         self.block_signals();
         let began = Instant::now();
         let closed = self.inherited.closed_stdio;
-        let restored = lookup.restore(&self.options.keep, &self.ignored, closed);
+        let restored = lookup.restore(&self.options, &self.ignored, closed);
         self.status.timings_ms.restore = ms(began.elapsed());
         restored.map(|restored| (restored, began))
     }
 
-    fn restored(mut self, restored: &Restored, began: Instant, lookup: Box<Lookup>) -> u8 {
+    fn restored(mut self, restored: Restored, began: Instant, lookup: Box<Lookup>) -> u8 {
         self.status.outcome = Outcome::Restored;
         self.status.engine = Some("native");
-        self.status.pids = Some("set-tid");
+        self.status.pids = Some(restored.pids.name());
         self.status.app_pid = restored.app_pid;
         self.status.timings_ms.lookup += ms(restored.before_clone);
         self.status.timings_ms.restore = ms(restored.total.saturating_sub(restored.before_clone));
@@ -196,7 +196,11 @@ impl Run {
         stdio::let_go(self.herald.is_quiet());
         stdio::let_go_of(&self.passed);
         match Relay::new(restored.pid, Tap::default(), notify) {
-            Ok(relay) => end_like(relay.run(None)),
+            Ok(relay) => {
+                let ending = relay.run(None);
+                restored.leave();
+                end_like(ending)
+            }
             Err(error) => {
                 self.herald.fail(&format!("signalfd: {error}"));
                 OWN_FAILURE
@@ -370,7 +374,11 @@ fn is_worth_a_capture(reason: &CannotRestore, lookup: &mut Lookup) -> bool {
         // The entry may be restored next time.
         CannotRestore::PidTaken(_)
         | CannotRestore::PidUnreaped(_)
-        | CannotRestore::NotPermitted => false,
+        | CannotRestore::NotPermitted
+        | CannotRestore::NoWay(_)
+        | CannotRestore::NoNamespaces(_) => false,
+        // Another capture has a pid, or clocks, that suit.
+        CannotRestore::NotInNamespace(_) | CannotRestore::OtherBoot => true,
         CannotRestore::PidsNotPermitted(
             RangeError::Untrusted { .. } | RangeError::Malformed { .. },
         ) => false,

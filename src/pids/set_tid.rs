@@ -34,6 +34,7 @@ fn refused(pid: i32, error: io::Error) -> StartError {
     match error.raw_os_error() {
         Some(libc::EEXIST) => StartError::Taken(pid),
         Some(libc::EPERM) => Unavailable::NotPermitted.into(),
+        Some(libc::ENOSYS) => Unavailable::NoClone3.into(),
         _ => StartError::Refused { pid, source: error },
     }
 }

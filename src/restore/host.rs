@@ -1,11 +1,21 @@
 //! What of this machine an image is only valid with.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 
 use sha2::{Digest, Sha256};
 
 use super::plan::{KernelAreaKind, Plan};
 use crate::sys::{arch, auxv};
+
+/// Which clocks a restored program has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// The machine's: monotonic time has jumped since the capture.
+    Machines,
+    /// Its own, in a time namespace: they go on from the capture.
+    Own,
+}
 
 /// The machine, as far as a restore depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,19 +33,18 @@ pub struct Host {
 impl Host {
     /// Reads this machine.
     pub fn read() -> Self {
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Self {
-            boot_id: boot_id.trim().to_owned(),
+            boot_id: crate::fingerprint::boot_id(),
             vdso_digest: Sha256::digest(auxv::vdso().unwrap_or_default()).into(),
             xfeatures: arch::xfeatures(),
         }
     }
 
     /// Says why a plan made on another machine, or before a reboot, cannot be
-    /// used here.
-    pub fn refuses(&self, plan: &Plan) -> Option<&'static str> {
+    /// used here; with clocks of its own, a reboot does not matter.
+    pub fn refuses(&self, plan: &Plan, clock: Clock) -> Option<&'static str> {
         let plan = plan.file();
-        if plan.boot_id != self.boot_id {
+        if plan.boot_id != self.boot_id && clock == Clock::Machines {
             Some("it was made before the last reboot, and its clock is ahead")
         } else if plan.vdso_digest != self.vdso_digest {
             Some("it was made under another kernel (the vDSO differs)")
@@ -65,7 +74,9 @@ pub struct Move {
 /// `[vvar_vclock]` (Linux 6.13) lies behind `[vvar]`, and an image has both as
 /// one area.
 pub fn kernel_moves(plan: &Plan) -> Option<Vec<Move>> {
-    let maps = fs::read_to_string("/proc/self/maps").ok()?;
+    // The kernel tells no length: a vector that grows would read it in pieces.
+    let mut maps = String::with_capacity(8 << 10);
+    File::open("/proc/self/maps").ok()?.take(1 << 20).read_to_string(&mut maps).ok()?;
     let own: Vec<(Area, u64, u64)> = maps.lines().filter_map(parse).collect();
     let len_of = |wanted: &[Area]| -> u64 {
         own.iter().filter(|(area, ..)| wanted.contains(area)).map(|(_, _, len)| len).sum()

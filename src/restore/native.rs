@@ -16,7 +16,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-use super::host::{self, Host};
+use super::host::{self, Clock, Host};
 use super::plan::{PLAN_FILE, Plan};
 use super::program::{self, Layout, Step, Steps, Surroundings};
 use super::{CannotRestore, Request, Restored};
@@ -26,6 +26,7 @@ use crate::privilege;
 use crate::sys::arch;
 use crate::sys::limits;
 use crate::sys::memory::{FixedMapping, LEN_PAGE, Sharing};
+use crate::sys::namespaces::{Enclosure, Time};
 
 /// Words of the report page: whether the program is released (1) or was given
 /// up (2), what failed, and where.
@@ -47,16 +48,37 @@ fn unusable(what: impl Into<String>) -> CannotRestore {
 const PATIENCE_WITH_LEAVING: Duration = Duration::from_millis(200);
 const PAUSE_WITH_LEAVING: Duration = Duration::from_micros(500);
 
-/// Restores with the native engine.
+/// Restores with the native engine: in the first of the ways to its pids that
+/// works.
 ///
 /// Must be called from the main thread: the program's parent-death signal
 /// hangs on it.
 pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
     let started = Instant::now();
+    let mut first = None;
+    for strategy in request.pids {
+        let result = match strategy {
+            Strategy::SetTid => by_set_tid(request, started),
+            other => attempt(request, *other, started),
+        };
+        match (result, &first) {
+            (Err(CannotRestore::NoNamespaces(failed)), Some(CannotRestore::NotPermitted)) => {
+                first = Some(CannotRestore::NoWay(failed));
+            }
+            (Err(reason), _) if reason.is_about_pids() => {
+                first.get_or_insert(reason);
+            }
+            (result, _) => return result,
+        }
+    }
+    Err(first.unwrap_or(CannotRestore::NotPermitted))
+}
+
+fn by_set_tid(request: &Request<'_>, started: Instant) -> Result<Restored, CannotRestore> {
     // Cheaper to know now than from clone3.
-    Strategy::SetTid.check().map_err(|_| CannotRestore::NotPermitted)?;
+    Strategy::SetTid.check_cheaply().map_err(|_| CannotRestore::NotPermitted)?;
     loop {
-        match attempt(request, started) {
+        match attempt(request, Strategy::SetTid, started) {
             Err(CannotRestore::PidTaken(pid))
                 if started.elapsed() < PATIENCE_WITH_LEAVING && is_leaving(pid) =>
             {
@@ -107,16 +129,35 @@ fn deadline(request: &Request<'_>, plan: &Plan) -> Duration {
     request.deadline.saturating_add(Duration::from_millis(copied / (SLOW_COPY / 1000)))
 }
 
-fn attempt(request: &Request<'_>, started: Instant) -> Result<Restored, CannotRestore> {
+fn attempt(
+    request: &Request<'_>,
+    strategy: Strategy,
+    started: Instant,
+) -> Result<Restored, CannotRestore> {
+    let enclosed = strategy == Strategy::Namespace;
+    let clock = if enclosed { Clock::Own } else { Clock::Machines };
+    if request.clock == Clock::Own && clock != Clock::Own {
+        return Err(CannotRestore::NotPermitted);
+    }
     let plan =
-        Plan::read(request.dir).map_err(|error| match std::error::Error::source(&error) {
-            Some(source) => unusable(format!("{error}: {source}")),
-            None => unusable(error.to_string()),
-        })?;
-    // Before anything is made: what the plan says may have been written by
-    // anybody, and these numbers are what the capability is used for.
-    range::check(plan.file().threads.iter().map(|thread| thread.tid))?;
-    if let Some(reason) = Host::read().refuses(&plan) {
+        Plan::read_with(request.dir, request.plan).map_err(
+            |error| match std::error::Error::source(&error) {
+                Some(source) => unusable(format!("{error}: {source}")),
+                None => unusable(error.to_string()),
+            },
+        )?;
+    if enclosed {
+        suits_a_namespace(&plan)?;
+    } else {
+        // Before anything is made: what the plan says may have been written by
+        // anybody, and these numbers are what the capability is used for.
+        range::check(plan.file().threads.iter().map(|thread| thread.tid))?;
+    }
+    let host = Host::read();
+    if clock == Clock::Machines && plan.file().boot_id != host.boot_id {
+        return Err(CannotRestore::OtherBoot);
+    }
+    if let Some(reason) = host.refuses(&plan, clock) {
         return Err(unusable(format!("the image cannot be used: {reason}")));
     }
     let kernel_areas = host::kernel_moves(&plan)
@@ -125,7 +166,7 @@ fn attempt(request: &Request<'_>, started: Instant) -> Result<Restored, CannotRe
         (0..).zip(request.closed_stdio).filter(|(_, closed)| *closed).map(|(fd, _)| fd).collect();
     let slots = Slots::open(request, &plan)?;
     let surroundings = Surroundings {
-        parent: std::process::id() as i32,
+        parent: if enclosed { 0 } else { std::process::id() as i32 },
         kernel_areas: &kernel_areas,
         pages: slots.pages.as_raw_fd(),
         exe: slots.exe.as_raw_fd(),
@@ -138,11 +179,51 @@ fn attempt(request: &Request<'_>, started: Instant) -> Result<Restored, CannotRe
     };
     let stage = Stage::set_up(&plan, &surroundings)?;
     let before_clone = started.elapsed();
-    let pid = stage.start(&plan)?;
+    let (pid, enclosure) = match strategy {
+        Strategy::Namespace => {
+            let time = time(&plan, &host, request.clock)?;
+            let (pid, enclosure) = stage.start_inside(&plan, time)?;
+            (pid, Some(enclosure))
+        }
+        _ => (stage.start(&plan)?, None),
+    };
     // The child's ends are the child's alone: its death closes them.
     let reader = slots.into_reader();
-    stage.wait(&plan, pid, reader, deadline(request, &plan))?;
-    Ok(Restored { pid, app_pid: pid, before_clone, total: started.elapsed() })
+    if let Err(error) = stage.wait(&plan, pid, reader, deadline(request, &plan)) {
+        if let Some(enclosure) = enclosure {
+            enclosure.leave();
+        }
+        return Err(error);
+    }
+    Ok(Restored {
+        pid,
+        app_pid: plan.pid(),
+        pids: strategy,
+        enclosure,
+        before_clone,
+        total: started.elapsed(),
+    })
+}
+
+/// Refuses what a pid namespace would not hold as it was.
+fn suits_a_namespace(plan: &Plan) -> Result<(), CannotRestore> {
+    if plan.file().threads.iter().any(|thread| thread.tid == 1) {
+        return Err(CannotRestore::NotInNamespace("its pid is 1, which is the init's there"));
+    }
+    Ok(())
+}
+
+/// Returns the clocks that go on from those in a plan; the machine's where
+/// there is no time namespace and the clocks have not been set back since.
+fn time(plan: &Plan, host: &Host, clock: Clock) -> Result<Time, CannotRestore> {
+    let same_boot = plan.file().boot_id == host.boot_id;
+    match (&plan.file().clocks, pids::namespace::has_time()) {
+        (Some(clocks), true) => pids::namespace::offsets(clocks.monotonic, clocks.boottime)
+            .map(Time::Shifted)
+            .ok_or(CannotRestore::OtherBoot),
+        _ if same_boot && clock == Clock::Machines => Ok(Time::Ours),
+        _ => Err(CannotRestore::OtherBoot),
+    }
 }
 
 /// Descriptors of the restore, all above the program's.
@@ -309,17 +390,20 @@ impl Stage {
         Ok(Self { _stay: stay, _program: program, report, layout, steps })
     }
 
-    /// Makes the process with the leader's pid; it starts at once.
-    fn start(&self, plan: &Plan) -> Result<i32, CannotRestore> {
-        let pid = plan.pid();
-        let code = ChildCode {
+    fn code(&self) -> ChildCode {
+        ChildCode {
             interpreter: self.layout.code,
             entry: self.layout.entry,
             report: self.layout.report,
-        };
+        }
+    }
+
+    /// Makes the process with the leader's pid; it starts at once.
+    fn start(&self, plan: &Plan) -> Result<i32, CannotRestore> {
+        let pid = plan.pid();
         // A signal in the child before its masks are there would end it.
         let blocked = Blocked::all();
-        let result = pids::set_tid::start(pid, code);
+        let result = pids::set_tid::start(pid, self.code());
         drop(blocked);
         match result {
             Ok(()) => Ok(pid),
@@ -330,6 +414,14 @@ impl Stage {
                 Err(CannotRestore::Step { step, errno: source.to_string() })
             }
         }
+    }
+
+    /// The same in namespaces of its own; returns its pid as we see it.
+    fn start_inside(&self, plan: &Plan, time: Time) -> Result<(i32, Enclosure), CannotRestore> {
+        let blocked = Blocked::all();
+        let result = pids::namespace::start(plan.pid(), self.code(), time);
+        drop(blocked);
+        result.map_err(CannotRestore::NoNamespaces)
     }
 
     /// Waits until the program is released, the process ended or the deadline

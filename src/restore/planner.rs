@@ -9,10 +9,10 @@ use std::os::fd::RawFd;
 
 use super::host::Host;
 use super::plan::{
-    Arg, Check, GivenDescriptor, KernelArea, KernelAreaKind, MemoryMap, Operation, Plan, PlanError,
-    PlanFile,
+    Arg, Check, Clocks, GivenDescriptor, KernelArea, KernelAreaKind, MemoryMap, Operation, Plan,
+    PlanError, PlanFile,
 };
-use crate::image::proto::{FdTypes, FileEntry, PipeDataEntry};
+use crate::image::proto::{FdTypes, FileEntry, PipeDataEntry, TimensEntry, Timespec};
 use crate::image::{Queued, Set, Task, vma_status};
 use crate::sys::arch::TASK_SIZE;
 use crate::sys::memory::LEN_PAGE;
@@ -287,8 +287,15 @@ pub fn compile(set: &Set, facts: &Facts) -> Result<Plan, PlannerError> {
         threads,
         data: planner.data.0,
         nofile,
+        clocks: set.timens.as_ref().map(clocks),
     };
     Ok(Plan::new(file)?)
+}
+
+fn clocks(timens: &TimensEntry) -> Clocks {
+    let ns =
+        |time: &Timespec| time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec);
+    Clocks { monotonic: ns(&timens.monotonic), boottime: ns(&timens.boottime) }
 }
 
 impl Planner<'_> {

@@ -65,7 +65,8 @@ const THREAD_FLAGS: i32 = libc::CLONE_VM
 /// What the launcher knows that a plan does not.
 #[derive(Debug)]
 pub struct Surroundings<'a> {
-    /// The launcher's pid.
+    /// The launcher's pid as the program sees it: 0 from inside a pid
+    /// namespace.
     pub parent: i32,
     /// The kernel's areas of the launcher, which the child starts with, and
     /// where the image has them.

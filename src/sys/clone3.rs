@@ -60,6 +60,52 @@ impl CloneArgs {
     }
 }
 
+/// How many pid namespaces there can be inside one another, the first one not
+/// counted (`include/linux/pid_namespace.h`).
+pub const MAX_PID_NS_LEVEL: u64 = 32;
+
+/// Tells whether there is a `clone3`: an argument of no size is EINVAL, while a
+/// kernel without it, or a filter, answers ENOSYS.
+pub fn is_there() -> bool {
+    // SAFETY: with a size below that of version 0 (64 bytes) the kernel refuses
+    // before it reads anything (`kernel/fork.c`, `copy_clone_args_from_user`).
+    let result = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::null::<u8>(), 0) };
+    result == -1 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL)
+}
+
+/// Makes a child like `fork(2)` does, with these pids: one a pid namespace,
+/// innermost first. Returns 0 in the child, and its pid here.
+///
+/// `count` is told to the kernel as it is. More than [`MAX_PID_NS_LEVEL`] is
+/// refused there before the array is read; less, but more than `pids` has, is
+/// refused here.
+///
+/// # Safety
+///
+/// As `fork(2)`: where other threads run, the child may only do what is
+/// async-signal-safe. It must not return from the function that called this.
+pub unsafe fn fork(flags: u64, pids: &[i32], count: u64) -> std::io::Result<i32> {
+    if count <= MAX_PID_NS_LEVEL && count > pids.len() as u64 {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    }
+    if flags & libc::CLONE_VM as u64 != 0 {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    }
+    let args = CloneArgs {
+        flags,
+        exit_signal: libc::SIGCHLD as u64,
+        set_tid: pids.as_ptr() as u64,
+        set_tid_size: count,
+        ..Default::default()
+    };
+    // SAFETY: the arguments are a live structure of the size given, the array
+    // holds what the kernel reads of it, and memory is not shared.
+    match unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) } {
+        -1 => Err(std::io::Error::last_os_error()),
+        pid => Ok(pid as i32),
+    }
+}
+
 /// Makes a child with a copy of this process's memory that runs a program of
 /// the interpreter (see [`super::arch::Op`]) instead of returning, and returns
 /// its pid.
@@ -85,5 +131,19 @@ pub fn run_program(
     match result {
         error if error < 0 => Err(std::io::Error::from_raw_os_error(-error as i32)),
         pid => Ok(pid as i32),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_the_array_does_not_have_is_refused_here() {
+        // SAFETY: refused before a child is made.
+        let refused = |flags, pids: &[i32], count| unsafe { fork(flags, pids, count) }.unwrap_err();
+        assert_eq!(refused(0, &[5], 2).kind(), std::io::ErrorKind::InvalidInput);
+        assert_eq!(refused(libc::CLONE_VM as u64, &[], 0).kind(), std::io::ErrorKind::InvalidInput);
+        assert!(is_there());
     }
 }

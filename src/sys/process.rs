@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use super::birth::{self, Birth};
 use super::signals::{self, Mask};
 use super::{descriptors, start};
 
@@ -134,6 +135,10 @@ pub enum SpawnError {
     /// The program's file cannot be executed.
     #[error("{0}")]
     Exec(#[source] io::Error),
+    /// It came to have another pid than the one that was to be next, and was
+    /// not started.
+    #[error("the next pid was taken by another process")]
+    OtherPid,
     /// A step before that failed.
     #[error("{step}: {error}")]
     Step {
@@ -145,7 +150,9 @@ pub enum SpawnError {
 }
 
 /// The steps a child reports, by index.
-const STEPS: [&str; 3] = ["execve", "prctl(PR_SET_PDEATHSIG)", "dup2"];
+const STEPS: [&str; 4] = ["execve", "prctl(PR_SET_PDEATHSIG)", "dup2", "getpid"];
+/// The child has another pid than it should have.
+const STEP_OTHER_PID: u32 = 3;
 
 /// Makes a pipe, both ends close-on-exec.
 pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -168,43 +175,46 @@ pub fn spawn(
     inherited: &Inherited,
     stdio: [Option<RawFd>; 3],
 ) -> Result<i32, SpawnError> {
+    spawn_as(&mut exec, inherited, stdio, Birth::Anywhere)
+}
+
+/// Starts a program like [`spawn`], with the pid that `birth` says. The pid
+/// returned is the one in our own pid namespace.
+pub fn spawn_as(
+    exec: &mut Exec,
+    inherited: &Inherited,
+    stdio: [Option<RawFd>; 3],
+    birth: Birth,
+) -> Result<i32, SpawnError> {
     let (reader, writer) = pipe().map_err(|error| SpawnError::Step { step: "pipe2", error })?;
     let parent = std::process::id() as i32;
+    let report_to = writer.as_raw_fd();
+    let mut body = || {
+        let (step, error) = child(exec, inherited, stdio, parent, birth);
+        let mut report = [0; 8];
+        report[..4].copy_from_slice(&step.to_ne_bytes());
+        report[4..].copy_from_slice(&error.to_ne_bytes());
+        // SAFETY: writes our own buffer (a pipe takes 8 bytes at once).
+        unsafe { libc::write(report_to, report.as_ptr().cast(), report.len()) };
+    };
     // SAFETY: the child calls only async-signal-safe functions until it
-    // executes or ends; nothing is allocated or unlocked in it.
-    match unsafe { libc::fork() } {
-        -1 => Err(SpawnError::Step { step: "fork", error: io::Error::last_os_error() }),
-        0 => {
-            let (step, error) = child(&mut exec, inherited, stdio, parent);
-            let mut report = [0; 8];
-            report[..4].copy_from_slice(&step.to_ne_bytes());
-            report[4..].copy_from_slice(&error.to_ne_bytes());
-            // SAFETY: writes our own buffer (a pipe takes 8 bytes at once) and
-            // ends without running the parent's exit handlers.
-            unsafe {
-                libc::write(writer.as_raw_fd(), report.as_ptr().cast(), report.len());
-                libc::_exit(127)
-            }
+    // executes or ends; nothing is allocated or unlocked in it. What it
+    // changes in `exec` is set anew by every use.
+    let pid = unsafe { birth::make(birth, &mut body) }
+        .map_err(|error| SpawnError::Step { step: birth.call(), error })?;
+    drop(writer);
+    let Some((step, error)) = read_report(&reader) else { return Ok(pid) };
+    // Whatever the wait answers, there is nothing left of it.
+    let _ = wait(pid, libc::WEXITED);
+    let error = io::Error::from_raw_os_error(error);
+    Err(match step {
+        0 => SpawnError::Exec(error),
+        STEP_OTHER_PID => SpawnError::OtherPid,
+        step => {
+            let step = STEPS.get(step as usize).unwrap_or(&"fork");
+            SpawnError::Step { step, error }
         }
-        pid => {
-            drop(writer);
-            match read_report(&reader) {
-                None => Ok(pid),
-                Some((step, error)) => {
-                    // Whatever the wait answers, there is nothing left of it.
-                    let _ = wait(pid, libc::WEXITED);
-                    let error = io::Error::from_raw_os_error(error);
-                    Err(match step {
-                        0 => SpawnError::Exec(error),
-                        step => {
-                            let step = STEPS.get(step as usize).unwrap_or(&"fork");
-                            SpawnError::Step { step, error }
-                        }
-                    })
-                }
-            }
-        }
-    }
+    })
 }
 
 /// What the child does; returns the step that failed and its error.
@@ -213,15 +223,20 @@ fn child(
     inherited: &Inherited,
     stdio: [Option<RawFd>; 3],
     parent: i32,
+    birth: Birth,
 ) -> (u32, i32) {
+    if !birth::is_as_wished(birth) {
+        return (STEP_OTHER_PID, 0);
+    }
     // SAFETY: PR_SET_PDEATHSIG takes a number.
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
         return (1, errno());
     }
-    // The parent may have died before the call above.
+    // The parent may have died before the call above. (One that is outside of
+    // our pid namespace shows as 0, alive or not.)
     // SAFETY: takes nothing, cannot fail; _exit does not return.
     unsafe {
-        if libc::getppid() != parent {
+        if ![0, parent].contains(&libc::getppid()) {
             libc::_exit(127);
         }
     }

@@ -10,7 +10,7 @@ use std::slice::Iter;
 
 use clap::ValueEnum;
 
-use super::{Arguments, At, CaptureArguments, DEFAULT_CAPTURE_TIMEOUT, Engine, Pids};
+use super::{Arguments, At, CaptureArguments, Clocks, DEFAULT_CAPTURE_TIMEOUT, Engine, Pids};
 use super::{descriptor, seconds};
 
 /// Reads the words of a run, our own name first; `None`: ask the parser.
@@ -48,6 +48,7 @@ fn empty() -> Arguments {
             capture_timeout: DEFAULT_CAPTURE_TIMEOUT,
             engine: Engine::Auto,
             pids: Pids::Auto,
+            clock: Clocks::Auto,
             inputs: Vec::new(),
             ignore_env: Vec::new(),
         },
@@ -86,6 +87,7 @@ fn apply(arguments: &mut Arguments, option: &str, words: &mut Iter<'_, OsString>
         "--at" if capture.at == At::Auto => capture.at = choice(words)?,
         "--engine" if capture.engine == Engine::Auto => capture.engine = choice(words)?,
         "--pids" if capture.pids == Pids::Auto => capture.pids = choice(words)?,
+        "--clock" if capture.clock == Clocks::Auto => capture.clock = choice(words)?,
         _ => return None,
     }
     Some(())

@@ -88,6 +88,11 @@ impl fmt::Display for Plan {
         let mode = if plan.mapped { "mapped" } else { "copied" };
         writeln!(f, "  pages {} bytes, {mode}; data {} bytes", plan.len_pages, plan.data.len())?;
         writeln!(f, "  made in boot {}", plan.boot_id)?;
+        if let Some(clocks) = &plan.clocks {
+            let [monotonic, boottime] =
+                [clocks.monotonic, clocks.boottime].map(|ns| ns as f64 / 1e9);
+            writeln!(f, "  clocks: monotonic {monotonic:.3} s, boottime {boottime:.3} s")?;
+        }
         for area in &plan.kernel_areas {
             writeln!(f, "  {:?} at {:#x}+{:#x}", area.kind(), area.addr, area.len)?;
         }
