@@ -35,6 +35,7 @@ pub mod set_tid;
 
 use cycle::Cycle;
 use last_pid::LastPid;
+use range::RangeError;
 
 /// A way to give a process a pid of our choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,13 +141,16 @@ pub enum Unavailable {
 }
 
 /// Returns the pids that may be chosen with the privilege that we have: all
-/// for root; for others, whose privilege is the capability of our file, none of
-/// the system's own first processes.
-pub fn permitted() -> RangeInclusive<i32> {
-    /// The lowest one that is not root's own affair.
-    const LOWEST: i32 = 1000;
-    let highest = cursor::pid_max().map_or(i32::MAX, |pid_max| pid_max - 1);
-    if privilege::current().root { 1..=highest } else { LOWEST..=highest }
+/// for whoever may choose without our file capability, else those of
+/// [`range`].
+///
+/// # Errors
+/// If root's word on that cannot be relied on.
+pub fn permitted() -> Result<RangeInclusive<i32>, RangeError> {
+    if privilege::choice_is_lent() {
+        return Ok(range::permitted()?.here());
+    }
+    Ok(1..=cursor::pid_max().map_or(i32::MAX, |pid_max| pid_max - 1))
 }
 
 /// Refuses a pid that is not in a range.
@@ -238,6 +242,9 @@ pub enum PositionError {
     /// The strategy does not work here.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+    /// We may not choose any.
+    #[error(transparent)]
+    Range(#[from] RangeError),
     /// No process can have this pid, or this user may not choose it.
     #[error("pid {pid} is out of range: {first} to {last} can be chosen here")]
     OutOfRange {

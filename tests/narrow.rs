@@ -21,10 +21,12 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use support::etc::OwnEtc;
 use support::{Ordinary, stderr, stdout};
+use warmstart::cache::{Content, Dependency, EntryMeta};
+use warmstart::fingerprint;
 use warmstart::privilege::file::{self, FileCaps};
 use warmstart::restore::plan::{Arg, Check, Operation, Plan, PlanFile, ThreadPlan};
 
@@ -128,7 +130,11 @@ impl Attacker {
         let dir = self.image(plan);
         // One that is accepted runs for ever.
         let mut restore = self.user.command("timeout");
-        restore.arg("20").arg(self.user.binary()).args(["image", "restore"]).arg(dir);
+        restore
+            .arg("20")
+            .arg(self.user.binary())
+            .args(["image", "restore", "--pids", "set-tid"])
+            .arg(dir);
         let mut restore = self.etc.command(&watched(&restore, &self.trace()));
         restore.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         restore
@@ -210,7 +216,8 @@ fn copy(from: &Command, to: &mut Command) {
 fn start(user: &Ordinary, etc: &OwnEtc, options: &[&str]) -> Running {
     let _ = fs::remove_file(user.home().join("status"));
     let mut command = user.warmstart();
-    command.args(["--status-file", "status", "--ready", "delay:300"]).args(options);
+    command.args(["--status-file", "status", "--ready", "delay:300", "--pids", "set-tid"]);
+    command.args(options);
     command.args(["--", "/usr/bin/python3", "-S", "program.py"]);
     let mut command = etc.command(&command);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -366,15 +373,15 @@ fn hostile_plans_are_refused_before_anything_is_made() {
 }
 
 /// Seals an entry's metadata after a change (`docs/cache.md`).
-fn reseal(entry: &Path, change: impl FnOnce(&mut Value)) {
+fn reseal(entry: &Path, change: impl FnOnce(&mut EntryMeta)) {
     let path = entry.join("meta");
     let bytes = fs::read(&path).unwrap();
     let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
     let (first, second) = bytes[96..].split_at(number(16));
     assert_eq!(second.len(), number(24));
-    let mut meta: Value = serde_json::from_slice(first).unwrap();
+    let mut meta: EntryMeta = postcard::from_bytes(first).unwrap();
     change(&mut meta);
-    let first = serde_json::to_vec(&meta).unwrap();
+    let first = postcard::to_stdvec(&meta).unwrap();
     let mut header = bytes[..32].to_vec();
     header[16..24].copy_from_slice(&(first.len() as u64).to_le_bytes());
     let digest = Sha256::digest([&header[..], &first[..]].concat());
@@ -386,16 +393,11 @@ fn reseal(entry: &Path, change: impl FnOnce(&mut Value)) {
 fn replace_plan(entry: &Path, plan: &[u8]) {
     fs::write(entry.join("image/plan"), plan).unwrap();
     reseal(entry, |meta| {
-        let files = meta["files"].as_array_mut().unwrap();
-        let file = files.iter_mut().find(|file| file["name"] == "plan").unwrap();
-        file["size"] = json!(plan.len());
-        file["sha256"] = json!(hex(&Sha256::digest(plan)));
-        file["identity"] = Value::Null;
+        let file = meta.files.iter_mut().find(|file| file.name == "plan").unwrap();
+        file.size = plan.len() as u64;
+        file.sha256 = fingerprint::Digest::of(plan);
+        file.identity = None;
     });
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]
@@ -437,12 +439,15 @@ fn an_entry_with_right_digests_is_no_better() {
     let exe = set_uid.to_str().unwrap();
     replace_plan(entry, &sealed(plan, |file| file.exe = exe.as_bytes().to_vec()));
     reseal(entry, |meta| {
-        let file = json!({ "size": content.len(), "sha256": hex(&Sha256::digest(&content)),
-            "identity": null });
-        let dependency = json!({ "path": exe, "content": { "file": file } });
-        meta["dependencies"].as_array_mut().unwrap().push(dependency);
+        let sha256 = fingerprint::Digest::of(&content);
+        let content = Content::File { size: content.len() as u64, sha256, identity: None };
+        meta.dependencies.push(Dependency { path: set_uid.clone(), content });
     });
     cold("is a set-id program");
+    // Its digest is known to be right, what it says is checked all the same.
+    let exec = || call(libc::SYS_execve, &[0; 3]);
+    replace_plan(entry, &sealed(plan, |file| file.operations.insert(0, exec())));
+    cold("call 59 is not allowed");
     replace_plan(entry, &sealed(plan, |file| file.threads[0].tid = 300));
     cold(&format!("pid 300 is outside 1000-{}", pid_max() - 1));
     replace_plan(entry, &original);
@@ -478,7 +483,7 @@ fn the_range_is_roots_to_set() {
     // Root is not limited.
     let dir = attacker.image(&plan.encode());
     let mut by_root = Command::new(attacker.user.binary());
-    by_root.args(["image", "restore"]).arg(dir);
+    by_root.args(["image", "restore", "--pids", "set-tid"]).arg(dir);
     let mut by_root = etc.command(&by_root);
     by_root.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let run = Running(by_root.spawn().unwrap());

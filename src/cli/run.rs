@@ -138,7 +138,7 @@ impl Clocks {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Pids {
+pub(super) enum Pids {
     Auto,
     SetTid,
     Namespace,
@@ -148,14 +148,29 @@ enum Pids {
     Cycle,
 }
 
+impl Pids {
+    /// The ways to try, in this order.
+    pub(super) fn strategies(self) -> Result<Vec<Strategy>, Failure> {
+        Ok(match self {
+            Self::Auto => launcher::PIDS_AUTO.to_vec(),
+            Self::SetTid => vec![Strategy::SetTid],
+            Self::Namespace => vec![Strategy::Namespace],
+            Self::LastPid => return later("--pids", "last-pid"),
+            Self::Cycle => return later("--pids", "cycle"),
+        })
+    }
+}
+
+/// Refuses a name that is reserved.
+fn later<T>(option: &str, value: &str) -> Result<T, Failure> {
+    Err(Failure::usage(format!("{option} {value} is not available in this version")))
+}
+
 impl CaptureArguments {
     /// The capture point, engine and pid strategy; names that are reserved for
     /// a later version are refused, and so are inputs that are not there: a
     /// mistyped one would count as missing in every run.
     pub(super) fn choices(&self) -> Result<(CapturePoint, EngineChoice, Vec<Strategy>), Failure> {
-        let later = |option: &str, value: &str| {
-            Err(Failure::usage(format!("{option} {value} is not available in this version")))
-        };
         for path in &self.inputs {
             std::fs::metadata(path)
                 .map_err(|error| Failure::usage(format!("--input {}: {error}", path.display())))?;
@@ -171,15 +186,11 @@ impl CaptureArguments {
             Engine::Criu => return later("--engine", "criu"),
         };
         let pids = match self.pids {
-            Pids::Auto => launcher::PIDS_AUTO.to_vec(),
             Pids::SetTid if self.clock == Clocks::Continuous => {
                 let failure = Failure::usage("--clock continuous takes a namespace");
                 return Err(failure.hint("--pids namespace, or leave --pids out"));
             }
-            Pids::SetTid => vec![Strategy::SetTid],
-            Pids::Namespace => vec![Strategy::Namespace],
-            Pids::LastPid => return later("--pids", "last-pid"),
-            Pids::Cycle => return later("--pids", "cycle"),
+            pids => pids.strategies()?,
         };
         Ok((at, engine, pids))
     }

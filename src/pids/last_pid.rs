@@ -41,13 +41,14 @@ impl LastPid {
         if !privilege::may_choose_pids() {
             return Err(Unavailable::NotPermitted.into());
         }
+        let range = permitted()?;
         let mut file = open()?;
         let until = Instant::now() + PATIENCE_WITH_LOCK;
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => {
                     let before = read(&file).ok();
-                    return Ok(Self { file, before, range: permitted() });
+                    return Ok(Self { file, before, range });
                 }
                 Err((_, Errno::EWOULDBLOCK)) if Instant::now() >= until => {
                     return Err(PositionError::Locked);
