@@ -471,6 +471,7 @@ fn request(dir: &Path) -> Request<'_> {
         closed_stdio: [false; 3],
         ignored: &[],
         pids: &[Strategy::SetTid],
+        pid_budget: 0,
         clock: Clock::Machines,
         deadline: DEADLINE,
     }

@@ -127,13 +127,17 @@ impl Attacker {
     /// Prepares `image restore` of a plan by the user, watched by strace if
     /// there is one.
     fn restoring(&self, plan: &[u8]) -> Command {
+        self.restoring_by("set-tid", plan)
+    }
+
+    fn restoring_by(&self, way: &str, plan: &[u8]) -> Command {
         let dir = self.image(plan);
         // One that is accepted runs for ever.
         let mut restore = self.user.command("timeout");
         restore
             .arg("20")
             .arg(self.user.binary())
-            .args(["image", "restore", "--pids", "set-tid"])
+            .args(["image", "restore", "--pids", way])
             .arg(dir);
         let mut restore = self.etc.command(&watched(&restore, &self.trace()));
         restore.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -170,6 +174,8 @@ impl Attacker {
             // Still itself while the restore lasts: `warmstart`.
             (name == "python3\n").then_some(())
         });
+        let exe = fs::read_link(format!("/proc/{leader}/exe")).unwrap();
+        assert_eq!(exe.as_os_str().as_encoded_bytes(), self.plan.file().exe, "{what}");
         for thread in &self.plan.file().threads {
             for set in ["CapPrm", "CapEff", "CapInh", "CapAmb"] {
                 assert_eq!(set_of(thread.tid as u32, set), 0, "{what}: {set}");
@@ -517,6 +523,42 @@ fn the_range_is_roots_to_set() {
     }
     etc.change("rm -rf /etc/warmstart");
     attacker.check_restored("by default", attacker.restoring(&plan.encode()));
+}
+
+/// The cursor of pids is moved with the same capability.
+#[test]
+fn pids_that_are_made_the_next_are_limited_too() {
+    let attacker = match Attacker::new() {
+        Ok(attacker) => attacker,
+        Err(missing) => skip!("{missing}"),
+    };
+    let plan = &attacker.plan;
+    for index in [0, 1] {
+        let hostile = sealed(plan, |file| file.threads[index].tid = 300);
+        let output = attacker.restoring_by("last-pid", &hostile).output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("pid 300 is outside 1000-"), "{said}");
+    }
+    let exec = |pid: &str, way: &str| {
+        let mut exec = attacker.user.warmstart();
+        exec.args(["pids", "exec", "--pid", pid, "--via", way, "--", "true"]);
+        let output = attacker.etc.command(&exec).output().unwrap();
+        (output.status.code(), stderr(&output))
+    };
+    for way in ["set-tid", "last-pid"] {
+        let (status, said) = exec("300", way);
+        assert!(status == Some(125) && said.contains("1000 to"), "{way}: {status:?} {said}");
+        assert_eq!(exec(&plan.pid().to_string(), way), (Some(0), String::new()), "{way}");
+    }
+    attacker.etc.change("mkdir /etc/warmstart; echo odd > /etc/warmstart/pids.conf");
+    for way in ["set-tid", "last-pid"] {
+        let (status, said) = exec(&plan.pid().to_string(), way);
+        assert!(status == Some(125) && said.contains("pids.conf: line 1"), "{way}: {said}");
+    }
+    attacker.etc.change("rm -r /etc/warmstart");
+    let restore = attacker.restoring_by("last-pid", &plan.encode());
+    attacker.check_restored("by the cursor", restore);
 }
 
 /// Runs a command of which stdout is full, so that it stays in the middle.

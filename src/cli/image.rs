@@ -166,7 +166,7 @@ fn clean(dir: &Path, made: Made) {
 }
 
 fn restore(dir: &Path, pids: Pids) -> Result<u8, Failure> {
-    let pids = pids.strategies()?;
+    let pids = pids.strategies();
     let dir = absolute(dir)?;
     if !dir.is_dir() {
         return Err(Failure::failed(format!("{} is no directory", dir.display())));
@@ -180,6 +180,7 @@ fn restore(dir: &Path, pids: Pids) -> Result<u8, Failure> {
         closed_stdio: crate::sys::start::closed_stdio(),
         ignored: &[],
         pids: &pids,
+        pid_budget: launcher::PID_BUDGET,
         clock: launcher::Clock::Machines,
         deadline: DEADLINE,
     };

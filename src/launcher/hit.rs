@@ -326,6 +326,7 @@ impl Lookup {
             closed_stdio,
             ignored,
             pids: &options.pids,
+            pid_budget: options.pid_budget,
             clock: options.clock,
             deadline: DEADLINE,
         })

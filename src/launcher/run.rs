@@ -374,6 +374,8 @@ fn is_worth_a_capture(reason: &CannotRestore, lookup: &mut Lookup) -> bool {
         // The entry may be restored next time.
         CannotRestore::PidTaken(_)
         | CannotRestore::PidUnreaped(_)
+        | CannotRestore::PidOvertaken(_)
+        | CannotRestore::PidNotReached(_)
         | CannotRestore::NotPermitted
         | CannotRestore::NoWay(_)
         | CannotRestore::NoNamespaces(_) => false,
