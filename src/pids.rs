@@ -55,7 +55,7 @@ impl Strategy {
     pub const ALL: [Self; 4] = [Self::SetTid, Self::LastPid, Self::Namespace, Self::Cycle];
 
     /// Returns the name that the command line and the status file use.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::SetTid => "set-tid",
             Self::LastPid => "last-pid",
