@@ -36,6 +36,7 @@ pub mod set_tid;
 
 use cycle::Cycle;
 use last_pid::LastPid;
+use range::RangeError;
 
 /// A way to give a process a pid of our choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +56,7 @@ impl Strategy {
     pub const ALL: [Self; 4] = [Self::SetTid, Self::LastPid, Self::Namespace, Self::Cycle];
 
     /// Returns the name that the command line and the status file use.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::SetTid => "set-tid",
             Self::LastPid => "last-pid",
@@ -138,6 +139,19 @@ pub enum Unavailable {
     /// Namespaces cannot be made.
     #[error("namespaces cannot be made here: {0}")]
     NoNamespaces(namespaces::Failed),
+}
+
+/// Returns the pids that may be chosen with the privilege that we have: all
+/// for whoever may choose without our file capability, else those of
+/// [`range`].
+///
+/// # Errors
+/// If root's word on that cannot be relied on.
+pub fn permitted() -> Result<RangeInclusive<i32>, RangeError> {
+    if privilege::choice_is_lent() {
+        return Ok(range::permitted()?.here());
+    }
+    Ok(1..=cursor::pid_max().map_or(i32::MAX, |pid_max| pid_max - 1))
 }
 
 /// Refuses a pid that is not in a range.
@@ -229,6 +243,9 @@ pub enum PositionError {
     /// The strategy does not work here.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+    /// We may not choose any.
+    #[error(transparent)]
+    Range(#[from] RangeError),
     /// No process can have this pid, or this user may not choose it.
     #[error("pid {pid} is out of range: {first} to {last} can be chosen here")]
     OutOfRange {
@@ -242,9 +259,6 @@ pub enum PositionError {
     /// The kernel does not hand it out again.
     #[error("pid {0} does not come up again: the kernel keeps those below {low}", low = cursor::RESERVED_PIDS)]
     Reserved(i32),
-    /// No pids may be chosen, or not these.
-    #[error(transparent)]
-    NotPermitted(#[from] range::RangeError),
     /// It is too far away.
     #[error("pid {pid} is {needed} pids away, and {left} may be used up")]
     Budget {

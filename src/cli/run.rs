@@ -142,7 +142,7 @@ impl Clocks {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Pids {
+pub(super) enum Pids {
     Auto,
     SetTid,
     Namespace,
@@ -150,14 +150,29 @@ enum Pids {
     Cycle,
 }
 
+impl Pids {
+    /// The ways to try, in this order.
+    pub(super) fn strategies(self) -> Vec<Strategy> {
+        match self {
+            Self::Auto => launcher::PIDS_AUTO.to_vec(),
+            Self::SetTid => vec![Strategy::SetTid],
+            Self::Namespace => vec![Strategy::Namespace],
+            Self::LastPid => vec![Strategy::LastPid],
+            Self::Cycle => vec![Strategy::Cycle],
+        }
+    }
+}
+
+/// Refuses a name that is reserved.
+fn later<T>(option: &str, value: &str) -> Result<T, Failure> {
+    Err(Failure::usage(format!("{option} {value} is not available in this version")))
+}
+
 impl CaptureArguments {
     /// The capture point, engine and pid strategy; names that are reserved for
     /// a later version are refused, and so are inputs that are not there: a
     /// mistyped one would count as missing in every run.
     pub(super) fn choices(&self) -> Result<(CapturePoint, EngineChoice, Vec<Strategy>), Failure> {
-        let later = |option: &str, value: &str| {
-            Err(Failure::usage(format!("{option} {value} is not available in this version")))
-        };
         for path in &self.inputs {
             std::fs::metadata(path)
                 .map_err(|error| Failure::usage(format!("--input {}: {error}", path.display())))?;
@@ -173,15 +188,11 @@ impl CaptureArguments {
             Engine::Criu => return later("--engine", "criu"),
         };
         let pids = match self.pids {
-            Pids::Auto => launcher::PIDS_AUTO.to_vec(),
             Pids::SetTid | Pids::LastPid | Pids::Cycle if self.clock == Clocks::Continuous => {
                 let failure = Failure::usage("--clock continuous takes a namespace");
                 return Err(failure.hint("--pids namespace, or leave --pids out"));
             }
-            Pids::SetTid => vec![Strategy::SetTid],
-            Pids::Namespace => vec![Strategy::Namespace],
-            Pids::LastPid => vec![Strategy::LastPid],
-            Pids::Cycle => vec![Strategy::Cycle],
+            pids => pids.strategies(),
         };
         Ok((at, engine, pids))
     }

@@ -138,7 +138,7 @@ fn choose(wish: &Wish) -> Result<Strategy, ExactError> {
 fn check_range(strategy: Strategy, pid: i32) -> Result<(), ExactError> {
     match strategy {
         Strategy::SetTid | Strategy::LastPid => {
-            let range = pids::range::available().map_err(PositionError::NotPermitted)?;
+            let range = pids::permitted().map_err(PositionError::from)?;
             Ok(pids::check_range(pid, &range)?)
         }
         Strategy::Namespace if pid == 1 => Err(ExactError::Init),

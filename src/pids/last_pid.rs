@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{PositionError, Unavailable, check_range, range};
+use super::{PositionError, Unavailable, check_range, permitted};
 use crate::privilege;
 
 const FILE: &str = "/proc/sys/kernel/ns_last_pid";
@@ -46,7 +46,7 @@ impl LastPid {
         if !privilege::may_choose_pids() {
             return Err(Unavailable::NotPermitted.into());
         }
-        let range = range::available()?;
+        let range = permitted()?;
         let mut file = open()?;
         let until = Instant::now() + patience;
         loop {

@@ -211,12 +211,15 @@ fn attempt(
                 None => unusable(error.to_string()),
             },
         )?;
-    if enclosed {
-        suits_a_namespace(&plan)?;
-    } else {
+    match strategy {
+        Strategy::Namespace => suits_a_namespace(&plan)?,
         // Before anything is made: what the plan says may have been written by
         // anybody, and these numbers are what the capability is used for.
-        range::check(plan.file().threads.iter().map(|thread| thread.tid))?;
+        Strategy::SetTid | Strategy::LastPid => {
+            range::check(plan.file().threads.iter().map(|thread| thread.tid))?;
+        }
+        // What comes up by itself is nobody's choice.
+        Strategy::Cycle => {}
     }
     let host = Host::read();
     if clock == Clock::Machines && plan.file().boot_id != host.boot_id {

@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{LOWEST_SLOT, end, unusable};
 use crate::pids::{self, ChildCode, PositionError, Positioner};
+use crate::privilege;
 use crate::restore::CannotRestore;
 use crate::restore::plan::Plan;
 use crate::restore::program::Births;
@@ -96,7 +97,8 @@ pub(super) fn start(
 ) -> Result<i32, CannotRestore> {
     let ChildCode { interpreter, entry, report } = code;
     pids::place(positioner, pid, || {
-        let made = clone3::run_program_next(interpreter, entry, report)
+        // For its link to the program's file, if not for its pid.
+        let made = privilege::raised(|| clone3::run_program_next(interpreter, entry, report))
             .map_err(|source| PositionError::Step { step: "clone", source })?;
         if made == pid {
             return Ok(Some(made));
@@ -112,6 +114,7 @@ pub(super) fn refusal(error: PositionError) -> CannotRestore {
     match error {
         PositionError::Taken(pid) => CannotRestore::PidTaken(pid),
         PositionError::Overtaken { pid, .. } => CannotRestore::PidOvertaken(pid),
+        PositionError::Range(error) => CannotRestore::PidsNotPermitted(error),
         PositionError::Unavailable(_) => CannotRestore::NotPermitted,
         error => CannotRestore::PidNotReached(match std::error::Error::source(&error) {
             Some(source) => format!("{error}: {source}"),
