@@ -23,9 +23,10 @@ fn prepare() -> Result<(Jdk, tempfile::TempDir), String> {
     Ok((jdk, compile("Exercise.java")?))
 }
 
-/// Asserts that the run is a plain cold start for this reason, and works.
+/// Asserts that without a namespace the run is a plain cold start for this
+/// reason, and works.
 fn assert_cold(service: &Service<'_>, reason: &str) {
-    let mut run = service.start(&[]);
+    let mut run = service.start(&["--pids", "set-tid"]);
     let status = run.wait_status(|_| true);
     assert_eq!(status["outcome"], "cold", "{status}");
     assert_eq!(status["reason"], reason, "{status}");
@@ -37,6 +38,21 @@ fn assert_cold(service: &Service<'_>, reason: &str) {
     assert_eq!(run.end().code(), Some(143));
 }
 
+/// Asserts that a run that was asked for nothing is answered from a namespace,
+/// without a word.
+fn assert_in_a_namespace(service: &Service<'_>) {
+    let mut run = service.start(&[]);
+    let status = run.wait_status(|_| true);
+    assert_eq!((&status["outcome"], &status["pids"]), (&"restored".into(), &"namespace".into()));
+    assert_eq!(status["reason"], serde_json::Value::Null);
+    assert_eq!(run.app(), pid_of_image(&service.image()), "as it sees itself");
+    assert!(run.get("/work?1").ends_with("exec=2/0"));
+    assert_eq!(run.said(), "");
+    assert_eq!(listeners(service.port), 1);
+    assert_nothing_left(service);
+    assert_eq!(run.end().code(), Some(143));
+}
+
 /// Asserts that the cache holds no half entries.
 fn assert_nothing_left(service: &Service<'_>) {
     let tmp = service.cache().join("v1/tmp");
@@ -44,6 +60,7 @@ fn assert_nothing_left(service: &Service<'_>) {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// Asserts that it comes back with its pids, outside.
 fn assert_restored(service: &Service<'_>) {
     let mut run = service.restore();
     assert!(run.get("/work?1").ends_with("exec=2/0"));
@@ -67,6 +84,7 @@ fn taken_pids_and_tids() {
         if taken != pid {
             assert!(!Path::new(&format!("/proc/{pid}")).exists(), "a half process is left");
         }
+        assert_in_a_namespace(&service);
         drop(occupant);
         assert_restored(&service);
     }
@@ -87,6 +105,7 @@ fn pids_of_process_groups() {
     let began = Instant::now();
     assert_cold(&service, &format!("pid {pid} is taken"));
     assert!(began.elapsed() < Duration::from_secs(30));
+    assert_in_a_namespace(&service);
     drop(ghost);
     assert_restored(&service);
 }

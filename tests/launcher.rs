@@ -245,10 +245,10 @@ fn sigpipe_is_the_callers() {
 
 #[test]
 fn the_program_does_not_outlive_a_killed_launcher() {
-    for mode in [Mode::Child, Mode::Restored] {
+    for mode in [Mode::Child, Mode::Restored, Mode::Enclosed] {
         let Some(program) = Program::new(mode) else { continue };
         let running = program.start("print(os.getpid(), flush=True); time.sleep(60)");
-        let pid: i32 = running.first.parse().unwrap();
+        let pid = program.outer(running.first.parse().unwrap());
         assert_ne!(pid, running.pid());
         running.signal(libc::SIGKILL);
         eventually("the program is gone", || is_gone(pid));

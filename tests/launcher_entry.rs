@@ -7,6 +7,7 @@
 mod modes;
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 
 use modes::{Mode, Program, Running, eventually, send};
@@ -45,15 +46,17 @@ fn a_hit_says_nothing_and_tells_the_status_file() {
     assert!(status["timings_ms"]["restore"].as_f64().unwrap() > 0.0);
 }
 
+const SET_TID: &[&str] = &["--pids", "set-tid"];
+
 #[test]
 fn a_taken_pid_means_a_plain_cold_start() {
     let Some(program) = program() else { return };
     let script = "print(os.getpid(), flush=True); time.sleep(60)";
-    let mut command = captured(&program, script, &[]);
+    let mut command = captured(&program, script, SET_TID);
     let first = Running::of(&mut command);
     // Written when the program runs already.
     eventually("the first is restored", || program.status()["outcome"] == "restored");
-    let mut second = bare(&program, script, &[]);
+    let mut second = bare(&program, script, SET_TID);
     let second = Running::of(&mut second);
     let status = program.status();
     assert_eq!(status["outcome"], "cold");
@@ -65,16 +68,37 @@ fn a_taken_pid_means_a_plain_cold_start() {
     let taken = format!("warmstart: started cold: pid {} is taken\n", first.first);
     assert_eq!(stderr(&said), taken);
 
-    let quiet = bare(&program, script, &["-q", "--require-warm"]).output().unwrap();
+    let quiet =
+        bare(&program, script, &["-q", "--require-warm", "--pids", "set-tid"]).output().unwrap();
     assert_eq!(quiet.status.code(), Some(125));
     assert!(stderr(&quiet).contains("is taken"));
     first.signal(libc::SIGTERM);
     first.end();
-    let mut third = bare(&program, script, &[]);
+    let mut third = bare(&program, script, SET_TID);
     let third = Running::of(&mut third);
     eventually("the third is restored", || program.status()["outcome"] == "restored");
     third.signal(libc::SIGTERM);
     third.end();
+}
+
+/// Without a word about pids the second copy runs beside the first.
+#[test]
+fn a_taken_pid_is_free_in_a_namespace() {
+    let Some(program) = program() else { return };
+    let script = "print(os.getpid(), flush=True); time.sleep(60)";
+    let first = Running::of(&mut captured(&program, script, &[]));
+    eventually("the first is restored", || program.status()["outcome"] == "restored");
+    fs::remove_file(program.status_file()).unwrap();
+    let second = Running::of(&mut bare(&program, script, &[]));
+    eventually("the second is restored", || program.status_file().exists());
+    let status = program.status();
+    assert_eq!((&status["outcome"], &status["pids"]), (&"restored".into(), &"namespace".into()));
+    assert_eq!(status["app_pid"].to_string(), second.first);
+    assert_eq!(first.first, second.first, "the pid that each of them sees itself");
+    for running in [first, second] {
+        running.signal(libc::SIGTERM);
+        assert_eq!(running.end().0.signal(), Some(libc::SIGTERM));
+    }
 }
 
 #[test]

@@ -189,21 +189,45 @@ fn jcmd_finds_restored_programs() {
     assert_eq!(run.end().code(), Some(143));
 }
 
+/// A user without the capability, a JDK and the captured server, or what is
+/// missing.
+fn without_capability() -> Result<(Ordinary, Jdk, tempfile::TempDir), String> {
+    let user = Ordinary::new()?;
+    let jdk = jdk(17).or_else(|| full_jdks().pop()).ok_or("there is no JDK")?;
+    Ok((user, jdk, compile("Exercise.java")?))
+}
+
 #[test]
-fn without_the_capability_it_starts_cold_and_says_so_in_one_line() {
-    let user = match Ordinary::new() {
-        Ok(user) => user,
+fn without_the_capability_it_is_restored_in_a_namespace() {
+    let (user, jdk, classes) = match without_capability() {
+        Ok(prepared) => prepared,
         Err(missing) => skip!("{missing}"),
     };
-    let Some(jdk) = jdk(17).or_else(|| full_jdks().pop()) else { skip!("there is no JDK") };
-    let classes = match compile("Exercise.java") {
-        Ok(classes) => classes,
+    let service = Service::exercise(&jdk, &[], classes.path()).run_by(&user);
+    service.capture(&[]).end();
+    for round in 1..3 {
+        let mut run = service.start(&[]);
+        let status = run.wait_status(|_| true);
+        let how = (&status["outcome"], &status["pids"]);
+        assert_eq!(how, (&"restored".into(), &"namespace".into()), "{status}");
+        assert_eq!(run.app(), pid_of_image(&service.image()), "as it sees itself");
+        assert!(run.get(&format!("/work?{round}")).ends_with(&format!("exec={}/0", round + 1)));
+        assert_eq!(run.said(), "", "round {round}");
+        assert_eq!(listeners(service.port), 1);
+        assert_eq!(run.end().code(), Some(143));
+    }
+}
+
+#[test]
+fn without_capability_and_namespaces_it_starts_cold_and_says_so_in_one_line() {
+    let (user, jdk, classes) = match without_capability() {
+        Ok(prepared) => prepared,
         Err(missing) => skip!("{missing}"),
     };
     let service = Service::exercise(&jdk, &[], classes.path()).run_by(&user);
     service.capture(&[]).end();
     for _ in 0..2 {
-        let mut run = service.start(&[]);
+        let mut run = service.start(&["--pids", "set-tid"]);
         let status = run.wait_status(|_| true);
         assert_eq!(status["outcome"], "cold", "{status}");
         assert!(run.get("/work?1").ends_with("exec=2/0"));

@@ -348,6 +348,7 @@ fn job_control() {
         terminal.wait_for("\r\n");
         let before = &terminal.seen[..terminal.at];
         let pid = before.trim_end().rsplit(' ').next().unwrap().parse().unwrap();
+        let pid = program.outer(pid);
         terminal.type_in("\x1a");
         terminal.wait_for("Stopped");
         terminal.wait_for("PROMPT> ");
@@ -411,6 +412,7 @@ fn a_hang_up_ends_the_program() {
         terminal.wait_for("\r\n");
         let before = &terminal.seen[..terminal.at];
         let pid = before.trim_end().rsplit(' ').next().unwrap().parse().unwrap();
+        let pid = program.outer(pid);
         // The last descriptor of the master: the terminal hangs up.
         let gone = std::mem::replace(terminal, Terminal::new());
         drop(gone);

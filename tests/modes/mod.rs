@@ -8,6 +8,7 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -24,12 +25,18 @@ pub enum Mode {
     Child,
     /// Cold, as a child whose output a probe reads.
     Tapped,
-    /// From an entry.
+    /// From an entry, with its pids outside.
     Restored,
+    /// From an entry, in namespaces of its own, by a user who may do nothing.
+    Enclosed,
 }
 
 /// All modes.
-pub const ALL: [Mode; 5] = [Mode::Direct, Mode::Plain, Mode::Child, Mode::Tapped, Mode::Restored];
+pub const ALL: [Mode; 6] =
+    [Mode::Direct, Mode::Plain, Mode::Child, Mode::Tapped, Mode::Restored, Mode::Enclosed];
+
+/// The uid and gid of an ordinary user: `nobody`.
+const NOBODY: u32 = 65534;
 
 /// The time within which everything in a test must happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -56,13 +63,56 @@ impl Program {
     /// Makes one, unless the mode is not to be had here (said on stderr).
     pub fn new(mode: Mode) -> Option<Self> {
         let program = Self { mode, dir: tempfile::tempdir().unwrap(), via: Vec::new() };
-        (mode != Mode::Restored || program.can_restore()).then_some(program)
+        if program.is_somebody_elses() {
+            program.give_away();
+        }
+        let restores = matches!(mode, Mode::Restored | Mode::Enclosed);
+        (!restores || program.can_restore()).then_some(program)
+    }
+
+    /// Whether an ordinary user runs it: root becomes one.
+    fn is_somebody_elses(&self) -> bool {
+        self.mode == Mode::Enclosed && nix::unistd::geteuid().is_root()
+    }
+
+    /// Gives that user a directory and a binary.
+    fn give_away(&self) {
+        let dir = self.dir.path();
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::chown(dir, Some(NOBODY), Some(NOBODY)).unwrap();
+        // By another process: what this one has open for writing, a child of
+        // another test may have, too.
+        let mut install = Command::new("install");
+        install.args(["-m", "755", env!("CARGO_BIN_EXE_warmstart")]).arg(self.binary());
+        assert!(install.status().unwrap().success());
+    }
+
+    fn binary(&self) -> PathBuf {
+        self.dir.path().join("warmstart")
+    }
+
+    /// What restores in this mode are asked for.
+    fn pids(&self) -> &'static str {
+        if self.mode == Mode::Enclosed { "namespace" } else { "set-tid" }
     }
 
     fn can_restore(&self) -> bool {
         let mut probe = self.call(&["--ready", "delay:50"]);
         probe.args(self.script("", &[])).stdin(Stdio::null()).stdout(Stdio::null());
-        match self.prime(probe) {
+        let primed = self.prime(probe).and_then(|()| match self.mode {
+            Mode::Enclosed => {
+                std::fs::write(self.gate(), "").unwrap();
+                let options = ["--ready", "delay:50", "--require-warm", "--pids", "namespace"];
+                let mut probe = self.call(&options);
+                probe.args(self.script("", &[])).stdin(Stdio::null()).stdout(Stdio::null());
+                match probe.status() {
+                    Ok(status) if status.success() => Ok(()),
+                    other => Err(format!("{other:?} {}", self.status())),
+                }
+            }
+            _ => Ok(()),
+        });
+        match primed {
             Ok(()) => true,
             Err(reason) => {
                 assert_ne!(
@@ -100,8 +150,16 @@ impl Program {
     }
 
     fn call(&self, options: &[&str]) -> Command {
-        let exe: OsString = env!("CARGO_BIN_EXE_warmstart").into();
-        let mut words = self.via.iter().cloned().chain([exe]);
+        let mut program: Vec<OsString> = Vec::new();
+        if self.is_somebody_elses() {
+            let id = NOBODY.to_string();
+            let words = ["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups", "--inh-caps"];
+            program.extend(words.map(Into::into));
+            program.extend(["-all".into(), "--".into(), self.binary().into()]);
+        } else {
+            program.push(env!("CARGO_BIN_EXE_warmstart").into());
+        }
+        let mut words = self.via.iter().cloned().chain(program);
         let mut command = Command::new(words.next().unwrap());
         command.args(words).env("WARMSTART_CACHE_DIR", self.dir.path().join("cache"));
         command.arg("--status-file").arg(self.status_file()).args(options);
@@ -141,13 +199,14 @@ impl Program {
             Mode::Plain => self.call(&["--no-capture"]),
             Mode::Child => self.call(&["--ready", "file:/nowhere/ready"]),
             Mode::Tapped => self.call(&["--ready", "log:never-said"]),
-            Mode::Restored => {
+            Mode::Restored | Mode::Enclosed => {
                 let _ = std::fs::remove_file(self.gate());
                 let mut first = self.call(&["--ready", "delay:150"]);
                 first.arg("--").args(&argv);
                 setup(&mut first);
                 self.prime(first).unwrap();
-                self.call(&["--ready", "delay:150", "--require-warm"])
+                let options = ["--ready", "delay:150", "--require-warm", "--pids", self.pids()];
+                self.call(&options)
             }
         };
         command.arg("--").args(&argv);
@@ -195,6 +254,31 @@ impl Program {
         send(child.id() as i32, nix::libc::SIGTERM);
         let _ = child.wait();
         result
+    }
+
+    /// Returns the pid as we see it of a process of this program, given the pid
+    /// that it sees itself.
+    pub fn outer(&self, inner: i32) -> i32 {
+        if self.mode != Mode::Enclosed {
+            return inner;
+        }
+        let gate = self.gate().into_os_string();
+        let pids = std::fs::read_dir("/proc").unwrap().flatten();
+        let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let wanted = pids.find(|pid| {
+            let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}"));
+            let status = String::from_utf8_lossy(&read("status").unwrap_or_default()).into_owned();
+            let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            let words: Vec<i32> = line
+                .into_iter()
+                .flat_map(str::split_ascii_whitespace)
+                .filter_map(|word| word.parse().ok())
+                .collect();
+            let command = read("cmdline").unwrap_or_default();
+            let is_ours = |gate: &[u8]| command.windows(gate.len()).any(|part| part == gate);
+            words.len() > 1 && words.last() == Some(&inner) && is_ours(gate.as_encoded_bytes())
+        });
+        wanted.unwrap_or_else(|| panic!("nobody sees {inner} as its own pid"))
     }
 
     /// Runs the script to its end.

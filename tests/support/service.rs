@@ -125,28 +125,31 @@ impl<'a> Service<'a> {
         run
     }
 
-    /// Runs from the image. Where another process of this machine has one of
-    /// its pids for the moment, which is no failure, it is tried again.
+    /// Runs from the image, with its pids outside. Where another process of
+    /// this machine has one of them for the moment, which is no failure, it is
+    /// tried again.
     pub fn restore(&self) -> Run {
         let end = Instant::now() + PATIENCE;
         loop {
             let mut run = self.start(&[]);
             let status = run.wait_status(|_| true);
-            if status["outcome"] == "restored" {
+            if status["pids"] == "set-tid" {
                 return run;
             }
-            let reason = status["reason"].as_str().unwrap_or_default().to_owned();
-            assert!(
-                reason.ends_with("is taken") && Instant::now() < end,
-                "not restored: {status}\n{}",
-                run.said()
-            );
-            let holder = reason.split(' ').nth(1).unwrap_or_default();
-            let holder = fs::read_to_string(format!("/proc/{holder}/comm")).unwrap_or_default();
-            eprintln!("once more: {reason} (by {:?})", holder.trim_end());
+            let elsewhere = status["pids"] == "namespace";
+            assert!(elsewhere && Instant::now() < end, "not restored: {status}\n{}", run.said());
+            eprintln!("once more: a pid is taken");
             run.get("/");
             run.end();
         }
+    }
+
+    /// Runs from the image in namespaces of its own.
+    pub fn restore_enclosed(&self, options: &[&str]) -> Run {
+        let mut run = self.start(&[&["--pids", "namespace"], options].concat());
+        let status = run.wait_status(|_| true);
+        assert_eq!(status["pids"], "namespace", "{status}\n{}", run.said());
+        run
     }
 }
 
