@@ -122,7 +122,8 @@ mod tests {
             .filter_map(|entry| slots(&(1..=32767), 1000, 32768, entry).first().cloned())
             .map(|slot| *slot.start())
             .collect();
-        assert!(starts.len() > 90, "{}", starts.len());
+        // Those just ahead of the cursor are not used.
+        assert!(starts.len() > 70, "{}", starts.len());
         assert!(slots(&(1..=100), 1000, 32768, 7).is_empty());
     }
 
