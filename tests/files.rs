@@ -130,7 +130,7 @@ os.write(fd, b'early\\n')";
     let log = trial.path("dir/log.log");
     let captured = fs::metadata(&log).unwrap().ino();
     // A second run finds its pid taken, before it touches a file.
-    let mut second = trial.command(&["--require-warm"]);
+    let mut second = trial.command(&["--require-warm", "--pids", "set-tid"]);
     let output = second.output().unwrap();
     let said = support::stderr(&output);
     assert!(said.contains("is taken"), "{said}");
