@@ -114,9 +114,9 @@ pub enum CannotRestore {
     /// We cannot make namespaces, and nothing else was to be tried.
     #[error("namespaces cannot be made here: {0}")]
     NoNamespaces(Failed),
-    /// The image is of another boot, and its program would have the machine's
-    /// clocks.
-    #[error("the image is from before the last boot, when clocks were ahead of now's")]
+    /// The image is of another boot, or its clocks are ahead of now's, and its
+    /// program would have the machine's.
+    #[error("the image is from before the last boot, or its clocks are ahead of now's")]
     OtherBoot,
     /// Another program would see it: what a pid namespace cannot hide.
     #[error("not in a pid namespace: {0}")]
@@ -127,6 +127,10 @@ pub enum CannotRestore {
     /// The plan or an image file cannot be used.
     #[error("{0}")]
     Unusable(String),
+    /// A socket's address belongs to another one: the program itself would not
+    /// get it now.
+    #[error("{0}: the address is in use")]
+    AddressInUse(String),
     /// A step failed before the release.
     #[error("{step}: {errno}")]
     Step {
@@ -155,7 +159,9 @@ impl CannotRestore {
             | Self::OtherBoot
             | Self::NotInNamespace(_)
             | Self::PidsNotPermitted(_) => true,
-            Self::Unusable(_) | Self::Step { .. } | Self::Deadline(_) => false,
+            Self::Unusable(_) | Self::AddressInUse(_) | Self::Step { .. } | Self::Deadline(_) => {
+                false
+            }
         }
     }
 }

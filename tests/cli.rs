@@ -26,6 +26,8 @@ fn usage_errors_of_a_run_are_125_and_one_line_with_a_hint() {
         &["--keep-fd", "1", "true"],
         &["--capture-timeout", "soon", "true"],
         &["--engine", "criu", "true"],
+        &["--pids", "nonsense", "true"],
+        &["--pids", "set-tid", "--clock", "continuous", "true"],
         &["--at", "main", "true"],
         &["--input", "/no/such/input", "true"],
         &["--refresh", "--no-capture", "true"],

@@ -105,6 +105,19 @@ fn restores_of_a_python_program() {
     kill_restores(&Trial::python("pass", "pass"), repeat(60));
 }
 
+/// The init of the namespace goes with the program, at any moment of both.
+#[test]
+fn restores_in_a_namespace() {
+    let user = match support::Ordinary::with_namespaces() {
+        Ok(user) => user,
+        Err(missing) => skip!("{missing}"),
+    };
+    let mut trial = Trial::python("pass", "pass").run_by(&user);
+    trial.options.extend(["--pids".into(), "namespace".into()]);
+    kill_restores(&trial, repeat(60));
+    assert_eq!(trial.status().unwrap()["pids"], "namespace");
+}
+
 #[test]
 fn captures_and_restores_of_a_java_program() {
     if let Err(missing) = trial::can_restore() {

@@ -407,9 +407,13 @@ fn is_worth_a_capture(reason: &CannotRestore, lookup: &mut Lookup) -> bool {
         | CannotRestore::PidNotReached(_)
         | CannotRestore::NotPermitted
         | CannotRestore::NoWay(_)
-        | CannotRestore::NoNamespaces(_) => false,
-        // Another capture has a pid, or clocks, that suit.
-        CannotRestore::NotInNamespace(_) | CannotRestore::OtherBoot => true,
+        | CannotRestore::NoNamespaces(_)
+        // As it may where there is no terminal.
+        | CannotRestore::NotInNamespace(_)
+        // Another copy has the port, as the program will hear itself.
+        | CannotRestore::AddressInUse(_) => false,
+        // Another capture has clocks that suit.
+        CannotRestore::OtherBoot => true,
         CannotRestore::PidsNotPermitted(
             RangeError::Untrusted { .. } | RangeError::Malformed { .. },
         ) => false,

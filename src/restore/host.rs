@@ -3,10 +3,14 @@
 use std::fs::File;
 use std::io::Read;
 
+use nix::time::{ClockId, clock_gettime};
 use sha2::{Digest, Sha256};
 
 use super::plan::{KernelAreaKind, Plan};
 use crate::sys::{arch, auxv};
+
+/// A second's nanoseconds.
+const NS: u64 = 1_000_000_000;
 
 /// Which clocks a restored program has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +44,27 @@ impl Host {
         }
     }
 
-    /// Says why a plan made on another machine, or before a reboot, cannot be
-    /// used here; with clocks of its own, a reboot does not matter.
-    pub fn refuses(&self, plan: &Plan, clock: Clock) -> Option<&'static str> {
+    /// Tells whether our clocks are not those that a plan's program has seen
+    /// run: of another boot, or behind them, as in another time namespace. It
+    /// would stand still until they have caught up.
+    pub fn has_other_clocks(&self, plan: &Plan) -> bool {
+        let is_behind = |clock, then: u64| {
+            let now =
+                clock_gettime(clock).map(|now| now.tv_sec() as u64 * NS + now.tv_nsec() as u64);
+            now.is_ok_and(|now| now < then)
+        };
         let plan = plan.file();
-        if plan.boot_id != self.boot_id && clock == Clock::Machines {
-            Some("it was made before the last reboot, and its clock is ahead")
-        } else if plan.vdso_digest != self.vdso_digest {
+        plan.boot_id != self.boot_id
+            || plan.clocks.as_ref().is_some_and(|then| {
+                is_behind(ClockId::CLOCK_MONOTONIC, then.monotonic)
+                    || is_behind(ClockId::CLOCK_BOOTTIME, then.boottime)
+            })
+    }
+
+    /// Says why a plan made on another machine cannot be used here.
+    pub fn refuses(&self, plan: &Plan) -> Option<&'static str> {
+        let plan = plan.file();
+        if plan.vdso_digest != self.vdso_digest {
             Some("it was made under another kernel (the vDSO differs)")
         } else if plan.xfeatures & !self.xfeatures != 0 {
             Some("it was made on a processor with more features")

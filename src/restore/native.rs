@@ -17,7 +17,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use super::host::{self, Clock, Host};
-use super::plan::{PLAN_FILE, Plan};
+use super::plan::{Operation, PLAN_FILE, Plan};
 use super::program::{self, Births, Layout, Step, Steps, Surroundings};
 use super::{CannotRestore, Request, Restored};
 use crate::image::PAGES_FILE;
@@ -27,6 +27,7 @@ use crate::sys::arch;
 use crate::sys::limits;
 use crate::sys::memory::{FixedMapping, LEN_PAGE, Sharing};
 use crate::sys::namespaces::{Enclosure, Time};
+use crate::sys::tty;
 
 mod turns;
 
@@ -60,7 +61,11 @@ const PAUSE_WITH_LEAVING: Duration = Duration::from_micros(500);
 pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
     let started = Instant::now();
     let mut first = None;
-    for strategy in request.pids {
+    let suits = |strategy: &&Strategy| {
+        // Clocks of its own are those of a namespace.
+        request.clock == Clock::Machines || **strategy == Strategy::Namespace
+    };
+    for strategy in request.pids.iter().filter(suits) {
         let result = match strategy {
             Strategy::SetTid => by_set_tid(request, started),
             Strategy::LastPid => by_turns(request, started, *strategy, Positioner::last_pid),
@@ -82,6 +87,10 @@ pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
                 Err(reason @ (CannotRestore::PidOvertaken(_) | CannotRestore::PidNotReached(_))),
                 Some(CannotRestore::NotPermitted | CannotRestore::NoWay(_)),
             ) => first = Some(reason),
+            // It says more than that we may not choose pids.
+            (Err(reason @ CannotRestore::NotInNamespace(_)), Some(CannotRestore::NotPermitted)) => {
+                first = Some(reason);
+            }
             (Err(reason), _) if reason.is_about_pids() => {
                 first.get_or_insert(reason);
             }
@@ -200,10 +209,6 @@ fn attempt(
 ) -> Result<Restored, CannotRestore> {
     let strategy = way.strategy();
     let enclosed = strategy == Strategy::Namespace;
-    let clock = if enclosed { Clock::Own } else { Clock::Machines };
-    if request.clock == Clock::Own && clock != Clock::Own {
-        return Err(CannotRestore::NotPermitted);
-    }
     let plan =
         Plan::read_with(request.dir, request.plan).map_err(
             |error| match std::error::Error::source(&error) {
@@ -222,10 +227,10 @@ fn attempt(
         Strategy::Cycle => {}
     }
     let host = Host::read();
-    if clock == Clock::Machines && plan.file().boot_id != host.boot_id {
+    if !enclosed && host.has_other_clocks(&plan) {
         return Err(CannotRestore::OtherBoot);
     }
-    if let Some(reason) = host.refuses(&plan, clock) {
+    if let Some(reason) = host.refuses(&plan) {
         return Err(unusable(format!("the image cannot be used: {reason}")));
     }
     let kernel_areas = host::kernel_moves(&plan)
@@ -284,7 +289,17 @@ fn attempt(
 }
 
 /// Refuses what a pid namespace would not hold as it was.
+///
+/// A program that leads a process group on a terminal looks after the groups
+/// of others there: it asks whose turn it is (`tcgetpgrp(3)`) and gives it
+/// (`tcsetpgrp(3)`). From inside, all groups outside are 0.
 fn suits_a_namespace(plan: &Plan) -> Result<(), CannotRestore> {
+    let leads_group = |operation: &Operation| i64::from(operation.number) == libc::SYS_setpgid;
+    if plan.file().operations.iter().any(leads_group) && tty::is_controlled() {
+        return Err(CannotRestore::NotInNamespace(
+            "it leads a process group of its own on a terminal",
+        ));
+    }
     if plan.file().threads.iter().any(|thread| thread.tid == 1) {
         return Err(CannotRestore::NotInNamespace("its pid is 1, which is the init's there"));
     }
@@ -294,12 +309,11 @@ fn suits_a_namespace(plan: &Plan) -> Result<(), CannotRestore> {
 /// Returns the clocks that go on from those in a plan; the machine's where
 /// there is no time namespace and the clocks have not been set back since.
 fn time(plan: &Plan, host: &Host, clock: Clock) -> Result<Time, CannotRestore> {
-    let same_boot = plan.file().boot_id == host.boot_id;
     match (&plan.file().clocks, pids::namespace::has_time()) {
         (Some(clocks), true) => pids::namespace::offsets(clocks.monotonic, clocks.boottime)
             .map(Time::Shifted)
             .ok_or(CannotRestore::OtherBoot),
-        _ if same_boot && clock == Clock::Machines => Ok(Time::Ours),
+        _ if clock == Clock::Machines && !host.has_other_clocks(plan) => Ok(Time::Ours),
         _ => Err(CannotRestore::OtherBoot),
     }
 }
@@ -594,6 +608,10 @@ impl Stage {
             Step::Spawn(tid) if result > 0 => return CannotRestore::PidOvertaken(tid),
             Step::Spawn(tid) => format!("making thread {tid}"),
             Step::Own(what) => what.to_owned(),
+            Step::Plan(index) if result == -i64::from(libc::EADDRINUSE) => {
+                let operation = plan.file().operations.get(index as usize);
+                return CannotRestore::AddressInUse(describe(plan, operation));
+            }
             Step::Plan(index) => describe(plan, plan.file().operations.get(index as usize)),
             Step::Thread(thread, index) => {
                 let thread = plan.file().threads.get(thread as usize);
@@ -604,7 +622,7 @@ impl Stage {
     }
 }
 
-fn describe(plan: &Plan, operation: Option<&super::plan::Operation>) -> String {
+fn describe(plan: &Plan, operation: Option<&Operation>) -> String {
     operation.map_or_else(String::new, |operation| plan.describe(operation))
 }
 

@@ -4,6 +4,15 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+/// Tells whether this process has a controlling terminal: field 7 of its
+/// `stat` (`proc_pid_stat(5)`), behind a name that may hold anything.
+pub fn is_controlled() -> bool {
+    let stat = std::fs::read("/proc/self/stat").unwrap_or_default();
+    let stat = String::from_utf8_lossy(&stat);
+    let terminal = stat.rsplit(')').next().and_then(|rest| rest.split_ascii_whitespace().nth(4));
+    terminal.is_some_and(|terminal| terminal != "0")
+}
+
 /// Reads the settings of a terminal.
 pub fn settings(fd: BorrowedFd<'_>) -> io::Result<libc::termios> {
     let mut termios = MaybeUninit::<libc::termios>::uninit();

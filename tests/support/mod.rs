@@ -13,6 +13,7 @@ use warmstart::privilege::file::{self, FileCaps};
 /// The uid and gid of an ordinary user: `nobody`.
 pub const NOBODY: u32 = 65534;
 
+pub mod enclosed;
 pub mod etc;
 pub mod occupy;
 pub mod seccomp;
@@ -202,6 +203,18 @@ impl Ordinary {
         };
         prepare().map_err(|error| error.to_string())?;
         Ok(user)
+    }
+
+    /// Makes one without the capability who can make namespaces.
+    pub fn with_namespaces() -> Result<Self, String> {
+        let user = Self::new()?;
+        let mut probe = user.command("unshare");
+        probe.args(["--user", "--map-current-user", "--pid", "--mount", "--fork", "true"]);
+        let output = probe.output().map_err(|error| format!("unshare: {error}"))?;
+        match output.status.success() {
+            true => Ok(user),
+            false => Err(format!("users cannot make namespaces: {}", stderr(&output).trim())),
+        }
     }
 
     /// Makes one whose binary carries the capability. Not by `setup`, which

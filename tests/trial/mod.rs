@@ -115,6 +115,10 @@ pub struct Trial {
     pub options: Vec<String>,
     /// What `warmstart` is called through (`sh -c ...`), if anything.
     pub via: Vec<String>,
+    /// The launcher.
+    binary: PathBuf,
+    /// Whether the program's input is a pipe, from the test; empty otherwise.
+    pub is_asked: bool,
     /// The pid of the last captured program.
     captured: Cell<i32>,
 }
@@ -131,6 +135,8 @@ impl Trial {
             argv,
             options,
             via: Vec::new(),
+            binary: crate::support::binary(),
+            is_asked: false,
             captured: Cell::new(0),
         }
     }
@@ -170,6 +176,20 @@ impl Trial {
         Some(trial)
     }
 
+    /// Lets another user run it, in a directory that is theirs.
+    pub fn run_by(mut self, user: &crate::support::Ordinary) -> Self {
+        let nobody = crate::support::NOBODY;
+        let own = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(self.dir.path(), own).unwrap();
+        std::os::unix::fs::chown(self.dir.path(), Some(nobody), Some(nobody)).unwrap();
+        let words = user.command(user.binary());
+        self.binary = user.binary();
+        let words = std::iter::once(words.get_program()).chain(words.get_args());
+        self.via = words.map(|word| word.to_str().unwrap().to_owned()).collect();
+        self.via.pop();
+        self
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -185,8 +205,13 @@ impl Trial {
 
     /// Prepares a run with further options.
     pub fn command(&self, options: &[&str]) -> Command {
-        let _ = fs::remove_file(self.path("status"));
-        let binary = crate::support::binary();
+        self.command_with("status", options)
+    }
+
+    /// The same with a status file of this name.
+    pub fn command_with(&self, status: &str, options: &[&str]) -> Command {
+        let _ = fs::remove_file(self.path(status));
+        let binary = &self.binary;
         let mut command = match &self.via[..] {
             [] => Command::new(binary),
             [first, rest @ ..] => {
@@ -197,14 +222,14 @@ impl Trial {
         };
         command
             .arg("--status-file")
-            .arg(self.path("status"))
+            .arg(self.path(status))
             .args(&self.options)
             .args(options)
             .arg("--")
             .args(&self.argv)
             .env("WARMSTART_CACHE_DIR", &self.cache)
             .env("TRIAL_DIR", self.dir.path())
-            .stdin(Stdio::null())
+            .stdin(if self.is_asked { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command
@@ -212,7 +237,12 @@ impl Trial {
 
     /// The status file, if there is one.
     pub fn status(&self) -> Option<serde_json::Value> {
-        serde_json::from_slice(&fs::read(self.path("status")).ok()?).ok()
+        self.status_in("status")
+    }
+
+    /// What is in a status file of this name.
+    pub fn status_in(&self, name: &str) -> Option<serde_json::Value> {
+        serde_json::from_slice(&fs::read(self.path(name)).ok()?).ok()
     }
 
     /// Starts a run that gets ready and waits, until it is captured or the
