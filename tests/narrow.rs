@@ -15,6 +15,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -47,7 +48,11 @@ struct Attacker {
     /// The plan as it was captured.
     plan: Plan,
     entry: PathBuf,
+    /// The cursor, moved far ahead for the capture, was put back after it.
+    put_back: bool,
 }
+
+static CURSOR: Mutex<()> = Mutex::new(());
 
 /// A run that ends when dropped.
 struct Running(Child);
@@ -89,19 +94,34 @@ impl Attacker {
             return Err("there is no /usr/bin/python3".into());
         }
         fs::write(user.home().join("program.py"), PROGRAM).unwrap();
+        // The cursor of pids is the machine's: one at a time moves it here.
+        let alone = CURSOR.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = last_pid();
         let run = start(&user, &etc, &[]);
         let status = wait_for("it is captured", || {
             let status = status(&user);
             assert!(status["reason"].is_null() || status["reason"] == "no entry yet", "{status}");
             (status["outcome"] == "captured").then_some(status)
         });
-        // The launcher has given the capability up by now.
-        assert_eq!(set_of(run.0.id(), "CapPrm"), 0);
+        wait_for("the launcher gives the capability up", || {
+            (set_of(run.0.id(), "CapPrm") == 0).then_some(())
+        });
+        let app = status["app_pid"].as_i64().unwrap() as i32;
+        let since = |pid: i32| (pid - before).rem_euclid(pid_max());
+        let end = Instant::now() + Duration::from_secs(2);
+        // What others have started meanwhile is little.
+        let put_back = loop {
+            match since(last_pid()) < since(app) {
+                false if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
+                put_back => break put_back,
+            }
+        };
+        drop(alone);
         drop(run);
         let id = status["entry"].as_str().unwrap();
         let entry = user.home().join(".cache/warmstart/v1/entries").join(id);
         let plan = Plan::read(&entry.join("image")).unwrap();
-        let this = Self { user, etc, plan, entry };
+        let this = Self { user, etc, plan, entry, put_back };
         this.wait_for_pids();
         Ok(this)
     }
@@ -258,8 +278,17 @@ fn map_at(addr: u64, len: u64) -> Operation {
     call(libc::SYS_mmap, &[addr, len, 3, flags, u64::MAX, 0])
 }
 
+fn kernel(name: &str) -> i32 {
+    let text = fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap();
+    text.trim().parse().unwrap()
+}
+
 fn pid_max() -> i32 {
-    fs::read_to_string("/proc/sys/kernel/pid_max").unwrap().trim().parse().unwrap()
+    kernel("pid_max")
+}
+
+fn last_pid() -> i32 {
+    kernel("ns_last_pid")
 }
 
 #[test]
@@ -412,7 +441,7 @@ fn an_entry_with_right_digests_is_no_better() {
         Ok(attacker) => attacker,
         Err(missing) => skip!("{missing}"),
     };
-    let Attacker { user, etc, plan, entry } = &attacker;
+    let Attacker { user, etc, plan, entry, .. } = &attacker;
     let outcome = || {
         attacker.wait_for_pids();
         let run = start(user, etc, &["--no-capture"]);
@@ -559,6 +588,21 @@ fn pids_that_are_made_the_next_are_limited_too() {
     attacker.etc.change("rm -r /etc/warmstart");
     let restore = attacker.restoring_by("last-pid", &plan.encode());
     attacker.check_restored("by the cursor", restore);
+}
+
+/// The launcher keeps the capability until the cursor is back where it was
+/// found, and no longer.
+#[test]
+fn the_cursor_is_put_back_before_the_capability_is_given_up() {
+    // Somebody else may move it as well.
+    for _ in 0..3 {
+        match Attacker::new() {
+            Ok(attacker) if attacker.put_back => return,
+            Ok(_) => {}
+            Err(missing) => skip!("{missing}"),
+        }
+    }
+    panic!("the cursor stays where a captured program was put");
 }
 
 /// Runs a command of which stdout is full, so that it stays in the middle.

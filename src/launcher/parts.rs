@@ -12,6 +12,7 @@ use super::hit::{Lookup, Unread};
 use super::inner::Running;
 use super::probing::Probing;
 use crate::pids::placing::Placed;
+use crate::privilege;
 use crate::readiness::{NotifySocket, Source};
 use crate::snapshot::{self, After, FileId, Refusal, StdinAtStart, StdioOrigin};
 use crate::sys::process;
@@ -195,5 +196,6 @@ impl Parts for Native {
         self.probing.stop();
         self.place.state = State::Gone;
         self.placed = None;
+        privilege::give_up();
     }
 }

@@ -290,8 +290,10 @@ impl Run {
             Err(SpawnError::Exec(error)) => return self.cannot_execute(&error),
             Err(error) => return self.not_captured(error.to_string()),
         };
-        // Before any thread of ours is made.
-        privilege::give_up();
+        // Before any thread of ours is made; but the cursor is put back with it.
+        if placed.is_none() {
+            privilege::give_up();
+        }
         let passed = self.passed.iter().filter_map(|fd| Some((*fd, FileId::numbered(*fd).ok()?)));
         let passed: Vec<_> = passed.collect();
         drop(ends);
