@@ -4,6 +4,7 @@ use std::fs;
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit};
@@ -215,9 +216,13 @@ fn account(passwd: &Path, uid: u32) -> Option<String> {
 
 /// Returns the random id of this boot (`random(4)`), empty if there is none.
 pub fn boot_id() -> String {
-    let mut buffer = [0; 64];
-    let text = read_small(Path::new("/proc/sys/kernel/random/boot_id"), &mut buffer);
-    text.unwrap_or_default().trim_end().to_owned()
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    let read = || {
+        let mut buffer = [0; 64];
+        let text = read_small(Path::new("/proc/sys/kernel/random/boot_id"), &mut buffer);
+        text.unwrap_or_default().trim_end().to_owned()
+    };
+    BOOT_ID.get_or_init(read).clone()
 }
 
 #[cfg(test)]

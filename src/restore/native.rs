@@ -101,8 +101,11 @@ pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
 }
 
 fn by_set_tid(request: &Request<'_>, started: Instant) -> Result<Restored, CannotRestore> {
-    // Cheaper to know now than from clone3.
-    Strategy::SetTid.check_cheaply().map_err(|_| CannotRestore::NotPermitted)?;
+    // Cheaper to know now than from clone3; whether there is a clone3, only it
+    // can say.
+    if !privilege::may_choose_pids() {
+        return Err(CannotRestore::NotPermitted);
+    }
     loop {
         match attempt(request, Way::SetTid, started) {
             Err(CannotRestore::PidTaken(pid))
