@@ -6,11 +6,14 @@
 pub mod directory;
 mod facts;
 mod report;
+mod strategies;
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::pids::Unavailable;
+use crate::pids::range::{Permitted, RangeError};
 use crate::privilege::Caps;
 use crate::privilege::file::FileCaps;
 use crate::sys::support::SetTid;
@@ -31,6 +34,17 @@ pub struct Facts {
     pub no_new_privs: bool,
     /// What `clone3` says to a wish for a pid.
     pub set_tid: SetTid,
+    /// Why the kernel's cursor of pids cannot be positioned, if it cannot.
+    pub last_pid: Option<Unavailable>,
+    /// Why namespaces cannot be made, if they cannot: they were tried out.
+    pub namespace: Option<Unavailable>,
+    /// Why pids cannot be passed over, if they cannot.
+    pub cycle: Option<Unavailable>,
+    /// Which pids may be chosen, or why none may; `None`: all.
+    pub pid_range: Option<Result<Permitted, RangeError>>,
+    /// The mode of seccomp that we are under (`proc_pid_status(5)`): 0 none, 2
+    /// a filter.
+    pub seccomp: Option<u32>,
     /// Our binary.
     pub binary: PathBuf,
     /// Its capabilities.
@@ -114,6 +128,8 @@ pub struct Report {
     pub uid: u32,
     /// Captured images can be restored.
     pub restoring: Ability,
+    /// How a restored program comes by its pids: the name of a strategy.
+    pub pids: Option<&'static str>,
     /// Programs can be captured.
     pub capturing: Ability,
     /// How pids can be chosen.

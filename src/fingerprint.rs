@@ -50,6 +50,15 @@ pub const FORMAT_VERSION: u32 = 2;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId([u8; 16]);
 
+impl EntryId {
+    /// Returns its first bytes: as good as random.
+    pub fn mark(&self) -> [u8; 8] {
+        let mut mark = [0; 8];
+        mark.copy_from_slice(&self.0[..8]);
+        mark
+    }
+}
+
 impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_hex(f, &self.0)

@@ -70,7 +70,11 @@ pub enum EngineChoice {
 
 /// The ways to its pids of a restored program (`--pids auto`), in the order in
 /// which they are tried.
-pub const PIDS_AUTO: &[Strategy] = &[Strategy::SetTid, Strategy::Namespace];
+pub const PIDS_AUTO: &[Strategy] =
+    &[Strategy::SetTid, Strategy::Namespace, Strategy::LastPid, Strategy::Cycle];
+
+/// How many pids `cycle` uses up at most: 40 ms' worth.
+pub const PID_BUDGET: u32 = 4096;
 
 /// The options of a run.
 #[derive(Debug, Clone)]
@@ -87,6 +91,8 @@ pub struct Options {
     pub engine: EngineChoice,
     /// `--pids`: the ways that may be tried, in this order.
     pub pids: Vec<Strategy>,
+    /// `--pid-budget`: how many pids `cycle` may use up.
+    pub pid_budget: u32,
     /// `--clock`: whether the program must have clocks of its own.
     pub clock: Clock,
     /// `--keep-fd`.

@@ -30,11 +30,13 @@ pub mod cursor;
 pub mod cycle;
 pub mod last_pid;
 pub mod namespace;
+pub mod placing;
 pub mod range;
 pub mod set_tid;
 
 use cycle::Cycle;
 use last_pid::LastPid;
+use range::RangeError;
 
 /// A way to give a process a pid of our choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +56,7 @@ impl Strategy {
     pub const ALL: [Self; 4] = [Self::SetTid, Self::LastPid, Self::Namespace, Self::Cycle];
 
     /// Returns the name that the command line and the status file use.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::SetTid => "set-tid",
             Self::LastPid => "last-pid",
@@ -140,13 +142,16 @@ pub enum Unavailable {
 }
 
 /// Returns the pids that may be chosen with the privilege that we have: all
-/// for root; for others, whose privilege is the capability of our file, none of
-/// the system's own first processes.
-pub fn permitted() -> RangeInclusive<i32> {
-    /// The lowest one that is not root's own affair.
-    const LOWEST: i32 = 1000;
-    let highest = cursor::pid_max().map_or(i32::MAX, |pid_max| pid_max - 1);
-    if privilege::current().root { 1..=highest } else { LOWEST..=highest }
+/// for whoever may choose without our file capability, else those of
+/// [`range`].
+///
+/// # Errors
+/// If root's word on that cannot be relied on.
+pub fn permitted() -> Result<RangeInclusive<i32>, RangeError> {
+    if privilege::choice_is_lent() {
+        return Ok(range::permitted()?.here());
+    }
+    Ok(1..=cursor::pid_max().map_or(i32::MAX, |pid_max| pid_max - 1))
 }
 
 /// Refuses a pid that is not in a range.
@@ -238,6 +243,9 @@ pub enum PositionError {
     /// The strategy does not work here.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+    /// We may not choose any.
+    #[error(transparent)]
+    Range(#[from] RangeError),
     /// No process can have this pid, or this user may not choose it.
     #[error("pid {pid} is out of range: {first} to {last} can be chosen here")]
     OutOfRange {

@@ -44,6 +44,8 @@ pub struct Request<'a> {
     pub ignored: &'a [i32],
     /// The ways to its pids that may be tried, in this order.
     pub pids: &'a [Strategy],
+    /// How many pids may be used up to reach the program's (`cycle`).
+    pub pid_budget: u32,
     /// Whether the program must have clocks of its own.
     pub clock: host::Clock,
     /// How long the restore may take until its release, the copying of pages
@@ -97,6 +99,12 @@ pub enum CannotRestore {
     /// (or pid 1, after a launcher was killed) has not learnt it yet.
     #[error("pid {0} is taken (it has ended and is not reaped yet)")]
     PidUnreaped(i32),
+    /// Other processes took a pid of the image each time that it was the next.
+    #[error("pid {0} went to other processes")]
+    PidOvertaken(i32),
+    /// A pid of the image could not be made the next one.
+    #[error("{0}")]
+    PidNotReached(String),
     /// We may not choose pids.
     #[error("choosing pids needs CAP_CHECKPOINT_RESTORE")]
     NotPermitted,
@@ -143,6 +151,8 @@ impl CannotRestore {
         match self {
             Self::PidTaken(_)
             | Self::PidUnreaped(_)
+            | Self::PidOvertaken(_)
+            | Self::PidNotReached(_)
             | Self::NotPermitted
             | Self::NoWay(_)
             | Self::NoNamespaces(_)

@@ -16,6 +16,37 @@ fn doctor(mut command: std::process::Command) -> (Option<i32>, Value) {
     (output.status.code(), json)
 }
 
+fn strategy<'a>(json: &'a Value, name: &str) -> &'a Value {
+    let all = json["strategies"].as_array().unwrap();
+    all.iter().find(|strategy| strategy["name"] == name).unwrap()
+}
+
+/// A user namespace in which no other can be made, and a user in it who is
+/// nobody there as well.
+#[test]
+fn namespaces_that_cannot_be_made_are_named_with_the_way_out() {
+    let user = match Ordinary::new() {
+        Ok(user) => user,
+        Err(why) => skip!("{why}"),
+    };
+    const INSIDE: &str = "echo 0 > /proc/sys/user/max_user_namespaces || exit 99
+        exec setpriv --ambient-caps=-all --inh-caps=-all \"$@\"";
+    let mut command = user.command("unshare");
+    command.args(["--user", "--keep-caps", "--map-user=65534", "--map-group=65534"]);
+    command.args(["sh", "-c", INSIDE, "sh"]).arg(user.binary()).args(["doctor", "--json"]);
+    let output = command.output().unwrap();
+    if output.status.code() != Some(1) || output.stdout.is_empty() {
+        skip!("no user namespace with a limit can be made: {}", stderr(&output));
+    }
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let namespace = strategy(&json, "namespace");
+    assert_eq!(namespace["works"], false, "{json}");
+    assert_eq!(namespace["enable"], "sudo sysctl -w user.max_user_namespaces=10000", "{json}");
+    assert!(namespace["reason"].as_str().unwrap().contains("unshare: "), "{json}");
+    assert_eq!(json["restoring"]["works"], false, "{json}");
+    assert_eq!(json["pids"], Value::Null);
+}
+
 #[test]
 fn root_can_restore() {
     if !nix::unistd::geteuid().is_root() {
@@ -33,7 +64,19 @@ fn root_can_restore() {
 fn the_table_names_each_check_once() {
     let output = warmstart(&cache()).arg("doctor").output().unwrap();
     let text = stdout(&output);
-    for name in ["kernel", "clone3 set_tid", "capability", "ptrace", "vDSO", "cache", "pid_max"] {
+    for name in [
+        "kernel",
+        "clone3 set_tid",
+        "capability",
+        "pid range",
+        "ptrace",
+        "vDSO",
+        "cache",
+        "pid_max",
+        "namespaces",
+        "seccomp",
+        "clock",
+    ] {
         let lines = text.lines().filter(|line| line.starts_with(&format!("{name}  ")));
         assert_eq!(lines.count(), 1, "{name}: {text}");
     }
@@ -58,10 +101,16 @@ fn an_ordinary_user_needs_the_capability_and_is_told_how() {
         Err(why) => skip!("{why}"),
     };
     let (status, json) = doctor(user.warmstart());
-    assert_eq!(status, Some(1));
     assert_eq!(json["uid"], support::NOBODY);
     let wanted = format!("sudo {} setup", user.binary().display());
-    assert_eq!(json["restoring"]["enable"], wanted, "{json}");
+    for name in ["set-tid", "last-pid"] {
+        assert_eq!(strategy(&json, name)["works"], false, "{json}");
+        assert_eq!(strategy(&json, name)["enable"], wanted, "{json}");
+    }
+    // Where namespaces work they do without it.
+    let inside = strategy(&json, "namespace")["works"] == true;
+    assert_eq!(json["pids"], if inside { Value::from("namespace") } else { Value::Null }, "{json}");
+    assert_eq!(status, Some(if inside { 0 } else { 1 }));
 
     // Without sudo, or with one that says no: the command is shown, status 1.
     let output = user.warmstart().arg("setup").output().unwrap();
@@ -95,14 +144,15 @@ fn setup_shows_what_it_does_and_takes_it_back() {
     let permits = "/etc/warmstart/pids.conf permits pids 1000-4194303\n";
     assert_eq!(root(&["setup", "--dry-run"]), format!("{write}{give}"));
     etc.change("test ! -e /etc/warmstart");
-    assert_eq!(doctor(user.warmstart()).0, Some(1), "a dry run changes nothing");
+    let set_tid_works = || strategy(&doctor(user.warmstart()).1, "set-tid")["works"] == true;
+    assert!(!set_tid_works(), "a dry run changes nothing");
 
     let said = root(&["setup"]);
     let carries = format!("{binary} carries cap_checkpoint_restore\n");
     assert_eq!(said, format!("{write}{give}{carries}{permits}"));
     etc.change("test \"$(stat -c %u%g%a /etc/warmstart /etc/warmstart/pids.conf | xargs)\" = '00755 00644'");
     let (status, json) = doctor(user.warmstart());
-    assert_eq!((status, &json["strategies"][0]["works"]), (Some(0), &Value::Bool(true)), "{json}");
+    assert_eq!((status, &json["pids"]), (Some(0), &Value::from("set-tid")), "{json}");
     assert_eq!(root(&["setup"]), format!("{carries}{permits}nothing to do\n"));
 
     // After an update of its package the binary is a new file.
@@ -112,10 +162,10 @@ fn setup_shows_what_it_does_and_takes_it_back() {
     let shown = root(&["setup", "--undo", "--dry-run"]);
     let remove = "rm /etc/warmstart/pids.conf && rmdir --ignore-fail-on-non-empty /etc/warmstart\n";
     assert_eq!(shown, format!("{remove}setcap -r {binary}\n"));
-    assert_eq!(doctor(user.warmstart()).0, Some(0), "a dry run changes nothing");
+    assert!(set_tid_works(), "a dry run changes nothing");
     assert!(root(&["setup", "--undo"]).starts_with(&shown));
     etc.change("test ! -e /etc/warmstart");
-    assert_eq!(doctor(user.warmstart()).0, Some(1));
+    assert!(!set_tid_works());
     assert!(root(&["setup", "--undo"]).ends_with("nothing to do\n"));
 }
 

@@ -4,6 +4,9 @@
 //! written is refused by name. With processes: a real plan is changed at
 //! random, many times, and what is accepted is carried out; the launcher's
 //! side must neither crash nor hang, and leave no half process.
+//!
+//! What the capability must not be used for, by an ordinary user through the
+//! whole binary, is in `tests/narrow.rs`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -468,6 +471,7 @@ fn request(dir: &Path) -> Request<'_> {
         closed_stdio: [false; 3],
         ignored: &[],
         pids: &[Strategy::SetTid],
+        pid_budget: 0,
         clock: Clock::Machines,
         deadline: DEADLINE,
     }

@@ -129,11 +129,16 @@ fn measure(strategy: Strategy, pids: u32, tries: u32, cursor: &Cursor) -> Distan
 fn once(strategy: Strategy, pids: u32, cursor: &Cursor) -> Result<Duration, String> {
     let last = cursor.last().map_err(|error| error.to_string())?;
     let permitted = match strategy {
-        Strategy::SetTid | Strategy::LastPid => pids::permitted(),
+        Strategy::SetTid | Strategy::LastPid => {
+            pids::permitted().map_err(|error| error.to_string())?
+        }
         Strategy::Namespace | Strategy::Cycle => 1..=i32::MAX,
     };
     let is_out = |pid: i32| pids::is_taken(pid) || !permitted.contains(&pid);
     let pid = goal(last, pids, cursor.pid_max(), is_out);
+    if is_out(pid) {
+        return Err("no pid that may be chosen is free".to_owned());
+    }
     let began = Instant::now();
     match strategy {
         Strategy::SetTid => match privilege::raised(|| birth::try_out(Birth::At(pid))) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::run::Pids;
 use crate::failure::{Failure, status};
 use crate::image::{self, Set};
 use crate::restore::plan::{Plan, PlanError};
@@ -33,6 +34,9 @@ enum Command {
     Restore {
         /// The image's directory
         dir: PathBuf,
+        /// How pids are chosen
+        #[arg(long, value_name = "STRATEGY", value_enum, default_value_t = Pids::Auto)]
+        pids: Pids,
     },
     /// Print what an image holds
     Show {
@@ -67,7 +71,7 @@ struct DumpArguments {
 pub(super) fn main(arguments: Arguments) -> Result<u8, Failure> {
     match arguments.command {
         Command::Dump(arguments) => dump(&arguments),
-        Command::Restore { dir } => restore(&dir),
+        Command::Restore { dir, pids } => restore(&dir, pids),
         Command::Show { dir, json } => show(&dir, json),
     }
 }
@@ -161,7 +165,8 @@ fn clean(dir: &Path, made: Made) {
     }
 }
 
-fn restore(dir: &Path) -> Result<u8, Failure> {
+fn restore(dir: &Path, pids: Pids) -> Result<u8, Failure> {
+    let pids = pids.strategies();
     let dir = absolute(dir)?;
     if !dir.is_dir() {
         return Err(Failure::failed(format!("{} is no directory", dir.display())));
@@ -174,7 +179,8 @@ fn restore(dir: &Path) -> Result<u8, Failure> {
         keep: &[],
         closed_stdio: crate::sys::start::closed_stdio(),
         ignored: &[],
-        pids: launcher::PIDS_AUTO,
+        pids: &pids,
+        pid_budget: launcher::PID_BUDGET,
         clock: launcher::Clock::Machines,
         deadline: DEADLINE,
     };

@@ -12,9 +12,9 @@ use crate::launcher::exact::{self, ExactError, Wish};
 use crate::pids::{PositionError, Strategy, Unavailable};
 use crate::ui::{self, Progress};
 
-/// How many pids may be used up if nothing else is said: all of a machine with
-/// the usual `pid_max` of 32768, in well under a second.
-const DEFAULT_BUDGET: u32 = 32768;
+/// How many pids may be used up if nothing else is said: about a second's
+/// worth, three times around where `pid_max` is 32768.
+const DEFAULT_BUDGET: u32 = 100_000;
 
 const EXEC_HELP: &str = "\
 Examples:
@@ -148,9 +148,12 @@ fn explain(error: ExactError, wish: Wish, binary: Option<&Path>) -> Failure {
 
 fn measure(arguments: &BenchArguments) -> Result<u8, Failure> {
     let progress = Progress::new(bench::steps());
+    let mut first = true;
     let report = bench::run(arguments.tries, |what| {
         progress.say(what);
-        progress.step();
+        if !std::mem::take(&mut first) {
+            progress.step();
+        }
     });
     drop(progress);
     let report = report.map_err(Failure::failed)?;

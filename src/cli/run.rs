@@ -93,6 +93,10 @@ pub(super) struct CaptureArguments {
     #[arg(long, value_name = "STRATEGY", value_enum, default_value_t = Pids::Auto)]
     pids: Pids,
 
+    /// How many pids `--pids cycle` may use up to reach the program's
+    #[arg(long, value_name = "N", default_value_t = launcher::PID_BUDGET)]
+    pid_budget: u32,
+
     /// Whether clocks must go on from the capture, which takes a namespace
     #[arg(long, value_enum, default_value_t = Clocks::Auto)]
     clock: Clocks,
@@ -138,14 +142,30 @@ impl Clocks {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Pids {
+pub(super) enum Pids {
     Auto,
     SetTid,
     Namespace,
-    #[value(hide = true)]
     LastPid,
-    #[value(hide = true)]
     Cycle,
+}
+
+impl Pids {
+    /// The ways to try, in this order.
+    pub(super) fn strategies(self) -> Vec<Strategy> {
+        match self {
+            Self::Auto => launcher::PIDS_AUTO.to_vec(),
+            Self::SetTid => vec![Strategy::SetTid],
+            Self::Namespace => vec![Strategy::Namespace],
+            Self::LastPid => vec![Strategy::LastPid],
+            Self::Cycle => vec![Strategy::Cycle],
+        }
+    }
+}
+
+/// Refuses a name that is reserved.
+fn later<T>(option: &str, value: &str) -> Result<T, Failure> {
+    Err(Failure::usage(format!("{option} {value} is not available in this version")))
 }
 
 impl CaptureArguments {
@@ -153,9 +173,6 @@ impl CaptureArguments {
     /// a later version are refused, and so are inputs that are not there: a
     /// mistyped one would count as missing in every run.
     pub(super) fn choices(&self) -> Result<(CapturePoint, EngineChoice, Vec<Strategy>), Failure> {
-        let later = |option: &str, value: &str| {
-            Err(Failure::usage(format!("{option} {value} is not available in this version")))
-        };
         for path in &self.inputs {
             std::fs::metadata(path)
                 .map_err(|error| Failure::usage(format!("--input {}: {error}", path.display())))?;
@@ -171,15 +188,11 @@ impl CaptureArguments {
             Engine::Criu => return later("--engine", "criu"),
         };
         let pids = match self.pids {
-            Pids::Auto => launcher::PIDS_AUTO.to_vec(),
-            Pids::SetTid if self.clock == Clocks::Continuous => {
+            Pids::SetTid | Pids::LastPid | Pids::Cycle if self.clock == Clocks::Continuous => {
                 let failure = Failure::usage("--clock continuous takes a namespace");
                 return Err(failure.hint("--pids namespace, or leave --pids out"));
             }
-            Pids::SetTid => vec![Strategy::SetTid],
-            Pids::Namespace => vec![Strategy::Namespace],
-            Pids::LastPid => return later("--pids", "last-pid"),
-            Pids::Cycle => return later("--pids", "cycle"),
+            pids => pids.strategies(),
         };
         Ok((at, engine, pids))
     }
@@ -205,6 +218,7 @@ impl CaptureArguments {
         }
         let timeout = self.capture_timeout.as_secs_f64().to_string();
         add("--capture-timeout", timeout.as_ref());
+        add("--pid-budget", self.pid_budget.to_string().as_ref());
         for (option, value) in [
             ("--at", self.at.to_possible_value()),
             ("--engine", self.engine.to_possible_value()),
@@ -237,6 +251,7 @@ impl Arguments {
             capture_timeout: self.capture.capture_timeout,
             engine,
             pids,
+            pid_budget: self.capture.pid_budget,
             clock,
             keep: self.keep,
             inputs: self.capture.inputs,
@@ -260,6 +275,7 @@ fn defaults() -> Options {
         capture_timeout: DEFAULT_CAPTURE_TIMEOUT,
         engine: EngineChoice::Auto,
         pids: launcher::PIDS_AUTO.to_vec(),
+        pid_budget: launcher::PID_BUDGET,
         clock: Clock::Machines,
         keep: Vec::new(),
         inputs: Vec::new(),
@@ -510,9 +526,7 @@ mod tests {
 
     #[test]
     fn what_is_not_available_is_said() {
-        for (option, value) in
-            [("--at", "main"), ("--engine", "criu"), ("--pids", "last-pid"), ("--pids", "cycle")]
-        {
+        for (option, value) in [("--at", "main"), ("--engine", "criu")] {
             let Parsed::Arguments(arguments) = parse(words(&[option, value, "x"])).unwrap() else {
                 panic!()
             };

@@ -6,6 +6,11 @@ use std::path::{Path, PathBuf};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, Uid, access};
 
+use crate::ui::bytes;
+
+/// The space, in bytes, that the image of a small JVM takes.
+const LEN_FREE_MIN: u64 = 30_000_000;
+
 /// A directory that is there or could be made.
 #[derive(Debug, Clone)]
 pub struct Directory {
@@ -20,7 +25,8 @@ pub struct Directory {
     pub writable: bool,
     /// It is something else than a directory.
     pub not_a_directory: bool,
-    /// Its file system is mounted `noexec`: code cannot be mapped from it.
+    /// Its file system is mounted `noexec`: code cannot be mapped from it, so
+    /// that images are copied.
     pub noexec: bool,
     /// Bytes that we may still use.
     pub free: Option<u64>,
@@ -67,7 +73,9 @@ impl Directory {
         if !self.writable {
             return Some(format!("{path} cannot be written"));
         }
-        self.noexec.then(|| format!("{path} is on a file system mounted noexec"))
+        self.free
+            .filter(|free| *free < LEN_FREE_MIN)
+            .map(|free| format!("{path} has {} free, less than an image takes", bytes(free)))
     }
 }
 
@@ -98,5 +106,8 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         assert!(Directory::look(file).problem().unwrap().ends_with("is no directory"));
         assert!(Directory::look(PathBuf::new()).problem().unwrap().starts_with("no home"));
+
+        let full = Directory { free: Some(5_000_000), ..Directory::look(dir.path().into()) };
+        assert!(full.problem().unwrap().ends_with("has 5.0 MB free, less than an image takes"));
     }
 }

@@ -7,6 +7,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::Facts;
 use super::directory::Directory;
+use crate::pids::{Strategy, range};
 use crate::privilege;
 use crate::sys::{capability, support};
 
@@ -22,6 +23,11 @@ impl Facts {
             bounded: capability::in_bounding_set(capability::CAP_CHECKPOINT_RESTORE),
             no_new_privs: capability::no_new_privs(),
             set_tid: privilege::raised(support::clone3_set_tid),
+            last_pid: Strategy::LastPid.check().err(),
+            namespace: Strategy::Namespace.check().err(),
+            cycle: Strategy::Cycle.check().err(),
+            pid_range: privilege::choice_is_lent().then(range::permitted),
+            seccomp: seccomp(),
             file_caps: privilege::file::of(&binary).ok().flatten(),
             nosuid: statvfs(&binary).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOSUID)),
             binary,
@@ -44,6 +50,11 @@ impl Facts {
 fn sysctl<T: FromStr>(name: &str) -> Option<T> {
     let text = std::fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?;
     text.trim().parse().ok()
+}
+
+fn seccomp() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Seccomp:"))?.trim().parse().ok()
 }
 
 /// Finds the sysctl that keeps ordinary users from making user namespaces:

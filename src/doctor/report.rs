@@ -1,15 +1,18 @@
 //! From facts to a report: pure.
 
-use super::{Ability, Check, Facts, Report, Strategy, Verdict};
+use super::{Ability, Check, Facts, Report, Strategy, Verdict, strategies};
+use crate::launcher::PIDS_AUTO;
+use crate::pids;
+use crate::pids::range::Permitted;
 use crate::sys::support::SetTid;
 use crate::ui::{Align, Table, bytes};
 
 impl Ability {
-    fn yes() -> Self {
+    pub(super) fn yes() -> Self {
         Self { works: true, reason: None, enable: None }
     }
 
-    fn no(reason: impl Into<String>, enable: Option<String>) -> Self {
+    pub(super) fn no(reason: impl Into<String>, enable: Option<String>) -> Self {
         Self { works: false, reason: Some(reason.into()), enable }
     }
 }
@@ -17,14 +20,16 @@ impl Ability {
 impl Report {
     /// Judges the facts.
     pub fn of(facts: &Facts) -> Self {
-        let set_tid = set_tid(facts);
+        let strategies = strategies::all(facts);
+        let pids = taken_by_itself(facts, &strategies);
         Self {
             schema_version: 1,
             version: env!("CARGO_PKG_VERSION"),
             uid: facts.uid,
-            restoring: restoring(facts, &set_tid),
+            restoring: restoring(facts, pids, &strategies),
+            pids,
             capturing: capturing(facts),
-            strategies: vec![Strategy { name: "set-tid", ability: set_tid }],
+            strategies,
             checks: checks(facts),
         }
     }
@@ -45,9 +50,17 @@ impl Report {
         text.push('\n');
         for strategy in &self.strategies {
             line(&mut text, &format!("pids by {}", strategy.name), &strategy.ability);
+            if let Some(command) = &strategy.ability.enable {
+                text.push_str(&format!("  to enable it: {command}\n"));
+            }
         }
         line(&mut text, "capturing", &self.capturing);
         line(&mut text, &format!("restoring as uid {}", self.uid), &self.restoring);
+        if let (true, Some(pids)) = (self.restoring.works, self.pids) {
+            // In place of the line's end.
+            text.truncate(text.len() - 1);
+            text.push_str(&format!(", with pids by {pids}\n"));
+        }
         if let Some(command) = self.restoring.enable.as_ref().or(self.capturing.enable.as_ref()) {
             text.push_str(&format!("\n  try: {command}\n"));
         }
@@ -64,48 +77,27 @@ fn line(text: &mut String, what: &str, ability: &Ability) {
     text.push_str(&format!("{what}: {answer}\n"));
 }
 
-/// Judges the strategy `set-tid`: why pids cannot be chosen, and what to do.
-fn set_tid(facts: &Facts) -> Ability {
-    let binary = facts.binary.display();
-    match facts.set_tid {
-        SetTid::Works => Ability::yes(),
-        SetTid::NoClone3 => {
-            Ability::no("clone3 is missing (Linux before 5.3) or filtered by seccomp", None)
-        }
-        SetTid::NoSetTid => Ability::no("clone3 has no set_tid (Linux before 5.5)", None),
-        SetTid::Failed(errno) => {
-            let error = std::io::Error::from_raw_os_error(errno);
-            Ability::no(format!("clone3 with set_tid: {error}"), None)
-        }
-        SetTid::NotPermitted if !facts.bounded => Ability::no(
-            "CAP_CHECKPOINT_RESTORE is not in the bounding set (a container?)",
-            Some("docker run --cap-add CHECKPOINT_RESTORE …".into()),
-        ),
-        SetTid::NotPermitted if facts.no_new_privs => {
-            Ability::no("no_new_privs is set, under which file capabilities do nothing", None)
-        }
-        SetTid::NotPermitted if facts.nosuid => Ability::no(
-            format!("{binary} is on a file system mounted nosuid"),
-            Some(format!(
-                "sudo install {binary} /usr/local/bin/ && sudo /usr/local/bin/warmstart setup"
-            )),
-        ),
-        SetTid::NotPermitted => Ability::no(
-            format!("{binary} has no file capability CAP_CHECKPOINT_RESTORE"),
-            Some(format!("sudo {binary} setup")),
-        ),
-    }
+/// Returns the strategy that a restore takes by itself. Passing over pids is
+/// not one of them where `/proc/PID/exe` would then name warmstart.
+fn taken_by_itself(facts: &Facts, strategies: &[Strategy]) -> Option<&'static str> {
+    const CYCLE: &str = pids::Strategy::Cycle.name();
+    PIDS_AUTO.iter().map(|strategy| strategy.name()).find(|name| {
+        let works = strategies.iter().any(|it| it.name == *name && it.ability.works);
+        works && (*name != CYCLE || facts.caps.can_choose_pids())
+    })
 }
 
-fn restoring(facts: &Facts, set_tid: &Ability) -> Ability {
+fn restoring(facts: &Facts, pids: Option<&str>, strategies: &[Strategy]) -> Ability {
     if !cfg!(target_arch = "x86_64") {
         return Ability::no("the native engine is for x86-64", None);
     }
     if facts.vdso_sealed == Some(true) {
         return Ability::no("the kernel seals the vDSO (CONFIG_MSEAL_SYSTEM_MAPPINGS)", None);
     }
-    if !set_tid.works {
-        return set_tid.clone();
+    if pids.is_none() {
+        // The best first: what is in its way is what to remove.
+        let best = strategies.iter().map(|strategy| &strategy.ability).find(|it| !it.works);
+        return best.cloned().unwrap_or_else(|| Ability::no("no way to its pids", None));
     }
     cache(facts).unwrap_or_else(Ability::yes)
 }
@@ -140,8 +132,20 @@ fn checks(facts: &Facts) -> Vec<Check> {
     let info = |name, found: String| Check { name, verdict: Verdict::Info, found };
     vec![
         info("kernel", facts.kernel.clone()),
-        check("clone3 set_tid", facts.set_tid == SetTid::Works, set_tid_text(facts.set_tid)),
-        check("capability", facts.caps.can_choose_pids(), capability_text(facts)),
+        info("clone3 set_tid", set_tid_text(facts.set_tid)),
+        info("capability", capability_text(facts)),
+        check(
+            "pid range",
+            !matches!(facts.pid_range, Some(Err(_))),
+            match &facts.pid_range {
+                None => "any".into(),
+                Some(Err(error)) => error.to_string(),
+                Some(Ok(Permitted { range, by: Some(path) })) => {
+                    format!("{range} ({})", path.display())
+                }
+                Some(Ok(Permitted { range, by: None })) => format!("{range} (the default)"),
+            },
+        ),
         info("binary", binary_text(facts)),
         check(
             "ptrace",
@@ -174,6 +178,8 @@ fn checks(facts: &Facts) -> Vec<Check> {
         check("cache", facts.cache.problem().is_none(), cache_text(facts)),
         info("pid_max", facts.pid_max.map_or("unknown".into(), |max| max.to_string())),
         info("namespaces", namespaces_text(facts)),
+        info("seccomp", seccomp_text(facts.seccomp).into()),
+        info("clock", clock_text(facts).into()),
     ]
 }
 
@@ -214,7 +220,26 @@ fn cache_text(facts: &Facts) -> String {
     }
     let state = if facts.cache.exists { "" } else { ", to be made" };
     let free = facts.cache.free.map_or("unknown".into(), bytes);
-    format!("{}{state}, {free} free", facts.cache.path.display())
+    let noexec = if facts.cache.noexec { ", mounted noexec: images are copied" } else { "" };
+    format!("{}{state}, {free} free{noexec}", facts.cache.path.display())
+}
+
+fn seccomp_text(mode: Option<u32>) -> &'static str {
+    match mode {
+        None => "unknown",
+        Some(0) => "none",
+        Some(1) => "strict",
+        Some(_) => "a filter",
+    }
+}
+
+/// Says what becomes of clocks: an image of another boot needs its own.
+fn clock_text(facts: &Facts) -> &'static str {
+    if facts.namespace.is_none() && facts.time_namespaces {
+        "images from before a reboot are restored, in a time namespace"
+    } else {
+        "images from before a reboot are captured anew"
+    }
 }
 
 fn namespaces_text(facts: &Facts) -> String {
@@ -231,9 +256,12 @@ fn namespaces_text(facts: &Facts) -> String {
 mod tests {
     use super::*;
     use crate::doctor::directory::Directory;
+    use crate::pids::Unavailable;
+    use crate::pids::range::{self, PidRange, RangeError};
     use crate::privilege::Caps;
     use crate::privilege::file::FileCaps;
     use crate::sys::capability::Sets;
+    use crate::sys::namespaces::{Failed, Step};
 
     fn plain_user() -> Facts {
         Facts {
@@ -245,6 +273,11 @@ mod tests {
             set_tid: SetTid::NotPermitted,
             binary: "/usr/local/bin/warmstart".into(),
             file_caps: None,
+            last_pid: Some(Unavailable::NotPermitted),
+            namespace: None,
+            cycle: None,
+            pid_range: Some(Ok(Permitted { range: PidRange::DEFAULT, by: None })),
+            seccomp: Some(0),
             nosuid: false,
             ptrace_scope: Some(1),
             pid_max: Some(32768),
@@ -275,27 +308,63 @@ mod tests {
                 sets: Sets { effective: bit, permitted: bit, inheritable: 0 },
             },
             set_tid: SetTid::Works,
+            last_pid: None,
             file_caps: Some(FileCaps::OURS),
             ..plain_user()
         }
     }
 
+    fn namespaces_are_off(step: Step) -> Option<Unavailable> {
+        Some(Unavailable::NoNamespaces(Failed { step, errno: libc::EPERM }))
+    }
+
     #[test]
-    fn a_plain_user_learns_the_one_command() {
+    fn a_plain_user_restores_in_a_namespace_and_learns_what_would_be_better() {
         insta::assert_snapshot!(Report::of(&plain_user()).to_text(), @r"
-        check                        found
-        kernel                       6.18.0
-        clone3 set_tid      PROBLEM  not permitted
-        capability          PROBLEM  ordinary user without CAP_CHECKPOINT_RESTORE
-        binary                       /usr/local/bin/warmstart: no file capability
-        ptrace              ok       kernel.yama.ptrace_scope = 1
-        vDSO                ok       can be moved
-        checkpoint support  ok       PR_GET_TID_ADDRESS yes, kcmp yes, map_files yes
-        cache               ok       /home/u/.cache/warmstart, to be made, 12.3 GB free
-        pid_max                      32768
-        namespaces                   user: yes; time: yes
+        check                   found
+        kernel                  6.18.0
+        clone3 set_tid          not permitted
+        capability              ordinary user without CAP_CHECKPOINT_RESTORE
+        pid range           ok  1000-4194303 (the default)
+        binary                  /usr/local/bin/warmstart: no file capability
+        ptrace              ok  kernel.yama.ptrace_scope = 1
+        vDSO                ok  can be moved
+        checkpoint support  ok  PR_GET_TID_ADDRESS yes, kcmp yes, map_files yes
+        cache               ok  /home/u/.cache/warmstart, to be made, 12.3 GB free
+        pid_max                 32768
+        namespaces              user: yes; time: yes
+        seccomp                 none
+        clock                   images from before a reboot are restored, in a time namespace
 
         pids by set-tid: no: /usr/local/bin/warmstart has no file capability CAP_CHECKPOINT_RESTORE
+          to enable it: sudo /usr/local/bin/warmstart setup
+        pids by last-pid: no: /usr/local/bin/warmstart has no file capability CAP_CHECKPOINT_RESTORE
+          to enable it: sudo /usr/local/bin/warmstart setup
+        pids by namespace: yes
+        pids by cycle: yes
+        capturing: yes
+        restoring as uid 1000: yes, with pids by namespace
+        ");
+    }
+
+    #[test]
+    fn without_namespaces_the_one_command_is_named() {
+        let facts = Facts {
+            namespace: namespaces_are_off(Step::Map),
+            user_namespaces_restricted_by: Some("kernel.apparmor_restrict_unprivileged_userns"),
+            ..plain_user()
+        };
+        let report = Report::of(&facts);
+        assert_eq!(report.pids, None);
+        assert_eq!(report.restoring.enable.as_deref(), Some("sudo /usr/local/bin/warmstart setup"));
+        insta::assert_snapshot!(report.to_text().split_once("\n\n").unwrap().1, @r"
+        pids by set-tid: no: /usr/local/bin/warmstart has no file capability CAP_CHECKPOINT_RESTORE
+          to enable it: sudo /usr/local/bin/warmstart setup
+        pids by last-pid: no: /usr/local/bin/warmstart has no file capability CAP_CHECKPOINT_RESTORE
+          to enable it: sudo /usr/local/bin/warmstart setup
+        pids by namespace: no: namespaces cannot be made here: mapping the own uid and gid: Operation not permitted
+          to enable it: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0
+        pids by cycle: yes
         capturing: yes
         restoring as uid 1000: no: /usr/local/bin/warmstart has no file capability CAP_CHECKPOINT_RESTORE
 
@@ -305,11 +374,61 @@ mod tests {
 
     #[test]
     fn the_capability_is_enough() {
-        let report = Report::of(&with_capability());
-        assert!(
-            report.restoring.works && report.capturing.works && report.strategies[0].ability.works
-        );
+        let facts = Facts { namespace: namespaces_are_off(Step::Unshare), ..with_capability() };
+        let report = Report::of(&facts);
+        assert!(report.restoring.works && report.capturing.works);
+        assert_eq!(report.pids, Some("set-tid"));
         assert!(!report.to_text().contains("PROBLEM"), "{}", report.to_text());
+        let no_clone3 = Facts { set_tid: SetTid::NoClone3, seccomp: Some(2), ..facts };
+        assert_eq!(Report::of(&no_clone3).pids, Some("last-pid"));
+        let read_only = Unavailable::NoLastPid(libc::EROFS);
+        let sandbox = Facts { last_pid: Some(read_only), ..no_clone3.clone() };
+        assert_eq!(Report::of(&sandbox).pids, Some("cycle"));
+        // Without it `/proc/PID/exe` would not be the program's.
+        let plain = Facts { caps: plain_user().caps, ..sandbox };
+        assert_eq!(Report::of(&plain).pids, None);
+    }
+
+    /// What each strategy is told to be in the way of, and the way out.
+    #[test]
+    fn each_strategy_has_its_own_command() {
+        let enable = |facts: &Facts, name: &str| {
+            let report = Report::of(facts);
+            let found = report.strategies.into_iter().find(|it| it.name == name).unwrap();
+            assert!(!found.ability.works, "{name}");
+            found.ability.enable.unwrap_or_default()
+        };
+        let off = Facts { namespace: namespaces_are_off(Step::Unshare), ..plain_user() };
+        let none = Facts { max_user_namespaces: Some(0), ..off.clone() };
+        assert_eq!(enable(&none, "namespace"), "sudo sysctl -w user.max_user_namespaces=10000");
+        let restricted = |name| Facts { user_namespaces_restricted_by: Some(name), ..off.clone() };
+        let debian = restricted("kernel.unprivileged_userns_clone");
+        assert_eq!(
+            enable(&debian, "namespace"),
+            "sudo sysctl -w kernel.unprivileged_userns_clone=1"
+        );
+        let ubuntu = restricted("kernel.apparmor_restrict_unprivileged_userns");
+        let command = "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0";
+        assert_eq!(enable(&ubuntu, "namespace"), command);
+        let filtered = Facts { seccomp: Some(2), ..off.clone() };
+        assert!(enable(&filtered, "namespace").contains("seccomp=unconfined"));
+        let root = Facts { caps: Caps { root: true, ..off.caps }, ..off.clone() };
+        assert!(enable(&root, "namespace").contains("--cap-add SYS_ADMIN"));
+        for name in ["set-tid", "last-pid"] {
+            assert_eq!(enable(&off, name), "sudo /usr/local/bin/warmstart setup");
+            let container = Facts { bounded: false, ..off.clone() };
+            assert!(enable(&container, name).contains("--cap-add CHECKPOINT_RESTORE"));
+            let what = "it has no max".to_owned();
+            let damaged = RangeError::Malformed { path: range::PATH.into(), what };
+            let damaged = Facts { pid_range: Some(Err(damaged)), ..with_capability() };
+            assert!(enable(&damaged, name).starts_with("sudo warmstart setup --pid-range 1000-"));
+            assert!(Report::of(&damaged).to_text().contains("pid range           PROBLEM"));
+        }
+        let last_pid = Some(Unavailable::NoLastPid(libc::EROFS));
+        let mounted = Facts { last_pid, ..with_capability() };
+        assert!(enable(&mounted, "last-pid").contains("systempaths=unconfined"));
+        let nowhere = Facts { cycle: Some(Unavailable::NoCursor), ..plain_user() };
+        assert_eq!(enable(&nowhere, "cycle"), "");
     }
 
     fn reason(facts: &Facts) -> String {
@@ -318,19 +437,42 @@ mod tests {
 
     #[test]
     fn what_stands_in_the_way_is_named() {
+        let plain = Facts { namespace: namespaces_are_off(Step::Unshare), ..plain_user() };
         let sealed = Facts { vdso_sealed: Some(true), ..with_capability() };
         assert!(reason(&sealed).contains("seals the vDSO"));
-        let container = Facts { bounded: false, ..plain_user() };
+        let container = Facts { bounded: false, ..plain.clone() };
         assert!(reason(&container).contains("bounding set"));
-        let no_new_privs = Facts { no_new_privs: true, ..plain_user() };
+        let no_new_privs = Facts { no_new_privs: true, ..plain.clone() };
         assert!(reason(&no_new_privs).contains("no_new_privs"));
-        let nosuid = Facts { nosuid: true, ..plain_user() };
+        let nosuid = Facts { nosuid: true, ..plain.clone() };
         assert!(reason(&nosuid).contains("nosuid"));
-        let old = Facts { set_tid: SetTid::NoSetTid, ..plain_user() };
+        let old = Facts { set_tid: SetTid::NoSetTid, ..plain };
         assert!(reason(&old).contains("5.5"));
-        let mut noexec = with_capability();
-        noexec.cache.noexec = true;
-        assert!(reason(&noexec).contains("noexec"));
+        let mut full = with_capability();
+        full.cache.free = Some(1000);
+        assert!(reason(&full).contains("less than an image takes"));
+    }
+
+    #[test]
+    fn a_noexec_cache_is_worth_knowing_and_no_problem() {
+        let mut facts = with_capability();
+        facts.cache.noexec = true;
+        let report = Report::of(&facts);
+        assert!(report.restoring.works);
+        assert!(report.to_text().contains("mounted noexec: images are copied"));
+    }
+
+    #[test]
+    fn the_clock_rule_depends_on_time_namespaces() {
+        let clock = |facts: &Facts| {
+            let checks = Report::of(facts).checks;
+            checks.into_iter().find(|check| check.name == "clock").unwrap().found
+        };
+        assert!(clock(&plain_user()).ends_with("are restored, in a time namespace"));
+        let without = Facts { time_namespaces: false, ..plain_user() };
+        assert!(clock(&without).ends_with("are captured anew"));
+        let off = Facts { namespace: namespaces_are_off(Step::Unshare), ..plain_user() };
+        assert!(clock(&off).ends_with("are captured anew"));
     }
 
     #[test]

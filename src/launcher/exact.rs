@@ -137,7 +137,10 @@ fn choose(wish: &Wish) -> Result<Strategy, ExactError> {
 /// Refuses a pid that the strategy must not, or cannot, be asked for.
 fn check_range(strategy: Strategy, pid: i32) -> Result<(), ExactError> {
     match strategy {
-        Strategy::SetTid | Strategy::LastPid => Ok(pids::check_range(pid, &pids::permitted())?),
+        Strategy::SetTid | Strategy::LastPid => {
+            let range = pids::permitted().map_err(PositionError::from)?;
+            Ok(pids::check_range(pid, &range)?)
+        }
         Strategy::Namespace if pid == 1 => Err(ExactError::Init),
         Strategy::Namespace | Strategy::Cycle => Ok(()),
     }

@@ -90,6 +90,11 @@ pub struct Unread {
 }
 
 impl Unread {
+    /// Returns bytes of the key by the files' identities.
+    pub fn mark(&self) -> [u8; 8] {
+        self.sketch.mark()
+    }
+
     /// Reads all inputs, for seconds perhaps, and takes the right to capture;
     /// the error says why there is nothing to capture.
     pub fn read(self) -> Result<Lookup, String> {
@@ -262,6 +267,11 @@ impl Lookup {
         }
     }
 
+    /// Returns the beginning of the entry's id.
+    pub fn mark(&self) -> [u8; 8] {
+        self.fingerprint.id.mark()
+    }
+
     /// Returns the id of the entry, there or to be.
     pub fn id(&self) -> String {
         self.fingerprint.id.to_string()
@@ -326,6 +336,7 @@ impl Lookup {
             closed_stdio,
             ignored,
             pids: &options.pids,
+            pid_budget: options.pid_budget,
             clock: options.clock,
             deadline: DEADLINE,
         })

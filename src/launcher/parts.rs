@@ -11,6 +11,8 @@ use super::capture::{Job, Parts, Readiness};
 use super::hit::{Lookup, Unread};
 use super::inner::Running;
 use super::probing::Probing;
+use crate::pids::placing::Placed;
+use crate::privilege;
 use crate::readiness::{NotifySocket, Source};
 use crate::snapshot::{self, After, FileId, Refusal, StdinAtStart, StdioOrigin};
 use crate::sys::process;
@@ -21,6 +23,17 @@ pub enum Key {
     Known(Box<Lookup>),
     /// To be computed while the program runs.
     Unread(Box<Unread>),
+}
+
+impl Key {
+    /// Returns bytes that are an entry's own: the beginning of its name, or of
+    /// what stands for that.
+    pub fn mark(&self) -> [u8; 8] {
+        match self {
+            Self::Known(lookup) => lookup.mark(),
+            Self::Unread(unread) => unread.mark(),
+        }
+    }
 }
 
 /// Where an entry goes, as soon as that is known.
@@ -104,6 +117,8 @@ pub struct Native {
     pub stdin: StdinAtStart,
     /// When it was started.
     pub started: SystemTime,
+    /// What puts the pid cursor back once its threads are all there.
+    pub placed: Option<Placed>,
 }
 
 impl Parts for Native {
@@ -180,5 +195,7 @@ impl Parts for Native {
     fn release(&mut self) {
         self.probing.stop();
         self.place.state = State::Gone;
+        self.placed = None;
+        privilege::give_up();
     }
 }

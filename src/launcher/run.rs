@@ -12,12 +12,15 @@ use super::relay::{self, Ending, Relay};
 use super::stdio::{self, Tap};
 use super::{OWN_FAILURE, Options, Policy, descriptors, hit, spawn};
 use crate::command::Command;
+use crate::pids::Strategy;
+use crate::pids::placing::{self, Placed};
 use crate::pids::range::RangeError;
 use crate::privilege;
 use crate::readiness::{Probe, Started, Target};
 use crate::restore::{CannotRestore, Restored};
 use crate::snapshot::{FileId, StdinAtStart, StdioOrigin};
-use crate::sys::process::{self, Inherited, SpawnError};
+use crate::sys::birth::Birth;
+use crate::sys::process::{self, Exec, Inherited, SpawnError};
 use crate::sys::{self, signals};
 
 /// Signals that a caller may have ignored for the program, as `nohup(1)` and
@@ -281,13 +284,16 @@ impl Run {
             false => StdinAtStart::of(std::io::stdin()),
         };
         let origins = self.origins(&ends);
-        let pid = match process::spawn(exec, &self.inherited, stdio) {
-            Ok(pid) => pid,
+        let started_as = self.spawn(exec, &key, stdio);
+        let (pid, placed) = match started_as {
+            Ok(started) => started,
             Err(SpawnError::Exec(error)) => return self.cannot_execute(&error),
             Err(error) => return self.not_captured(error.to_string()),
         };
-        // Before any thread of ours is made.
-        privilege::give_up();
+        // Before any thread of ours is made; but the cursor is put back with it.
+        if placed.is_none() {
+            privilege::give_up();
+        }
         let passed = self.passed.iter().filter_map(|fd| Some((*fd, FileId::numbered(*fd).ok()?)));
         let passed: Vec<_> = passed.collect();
         drop(ends);
@@ -309,6 +315,7 @@ impl Run {
             stdio: origins,
             stdin,
             started: started.exact,
+            placed,
         };
         let patience = self.options.capture_timeout;
         let capture = Capture::new(Box::new(parts), patience, &self.herald, self.status.clone());
@@ -319,6 +326,30 @@ impl Run {
                 OWN_FAILURE
             }
         }
+    }
+
+    /// Starts the program, where its pids are unlikely to be taken later if
+    /// that can be chosen.
+    fn spawn(
+        &self,
+        mut exec: Exec,
+        key: &Key,
+        stdio: [Option<RawFd>; 3],
+    ) -> Result<(i32, Option<Placed>), SpawnError> {
+        let inherited = &self.inherited;
+        let uses_pids = self.options.pids.iter().any(|way| *way != Strategy::Namespace);
+        if uses_pids {
+            let placed = placing::place(key.mark(), |pid| {
+                // What is wrong with the program, the plain start says again.
+                let birth = Birth::At(pid);
+                privilege::raised(|| process::spawn_as(&mut exec, inherited, stdio, birth)).ok()
+            });
+            if let Some((pid, placed)) = placed {
+                return Ok((pid, Some(placed)));
+            }
+        }
+        let pid = process::spawn_as(&mut exec, inherited, stdio, Birth::Anywhere)?;
+        Ok((pid, None))
     }
 
     /// Says what the program has as 0, 1 and 2, given the ends of a tap.
@@ -374,6 +405,8 @@ fn is_worth_a_capture(reason: &CannotRestore, lookup: &mut Lookup) -> bool {
         // The entry may be restored next time.
         CannotRestore::PidTaken(_)
         | CannotRestore::PidUnreaped(_)
+        | CannotRestore::PidOvertaken(_)
+        | CannotRestore::PidNotReached(_)
         | CannotRestore::NotPermitted
         | CannotRestore::NoWay(_)
         | CannotRestore::NoNamespaces(_)

@@ -2,9 +2,9 @@
 //! 3.3; for CAP_CHECKPOINT_RESTORE since 5.9, else CAP_SYS_ADMIN).
 //!
 //! It holds the pid that was handed out last in the writer's pid namespace.
-//! Who writes it and then makes a task takes a lock on the file (`flock(2)`,
-//! as CRIU does), so that two of them do not thwart each other; against
-//! everybody else who makes a process there is only looking, and trying again.
+//! Two of us would thwart each other: who writes it and then makes a task locks
+//! the file (`flock(2)`). Against everybody else who makes a process there is
+//! only looking, and trying again.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -38,16 +38,22 @@ pub struct LastPid {
 impl LastPid {
     /// Opens and locks the cursor.
     pub fn lock() -> Result<Self, PositionError> {
+        Self::lock_within(PATIENCE_WITH_LOCK)
+    }
+
+    /// The same, waiting no longer than `patience` for others to unlock it.
+    pub fn lock_within(patience: Duration) -> Result<Self, PositionError> {
         if !privilege::may_choose_pids() {
             return Err(Unavailable::NotPermitted.into());
         }
+        let range = permitted()?;
         let mut file = open()?;
-        let until = Instant::now() + PATIENCE_WITH_LOCK;
+        let until = Instant::now() + patience;
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => {
                     let before = read(&file).ok();
-                    return Ok(Self { file, before, range: permitted() });
+                    return Ok(Self { file, before, range });
                 }
                 Err((_, Errno::EWOULDBLOCK)) if Instant::now() >= until => {
                     return Err(PositionError::Locked);
@@ -69,6 +75,21 @@ impl LastPid {
             Some(libc::EPERM) => Unavailable::NotPermitted.into(),
             _ => PositionError::Step { step: "writing ns_last_pid", source },
         })
+    }
+
+    /// Returns where the cursor was found.
+    pub fn before(&self) -> Option<i32> {
+        self.before
+    }
+
+    /// Returns the pids that may be chosen.
+    pub fn range(&self) -> &RangeInclusive<i32> {
+        &self.range
+    }
+
+    /// Makes the pid after `last` the next one, wherever that is.
+    pub fn set(&mut self, last: i32) -> io::Result<()> {
+        self.write(last)
     }
 
     /// Puts the cursor back to where it was found: the pids after it are the

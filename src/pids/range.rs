@@ -14,6 +14,7 @@
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -21,6 +22,7 @@ use std::str::FromStr;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
+use super::cursor;
 use crate::privilege;
 
 /// The file that holds the range; its directory is root's alone as well.
@@ -54,6 +56,10 @@ impl PidRange {
     }
 
     /// Returns the range less what this machine does not have.
+    fn here(self) -> Self {
+        self.below(cursor::pid_max().unwrap_or(PID_LIMIT))
+    }
+
     fn below(self, pid_max: i32) -> Self {
         Self { max: self.max.min(pid_max - 1).max(self.min), ..self }
     }
@@ -160,6 +166,14 @@ pub struct Permitted {
     pub by: Option<PathBuf>,
 }
 
+impl Permitted {
+    /// Returns the pids of the range, as far as this machine has them.
+    pub fn here(&self) -> RangeInclusive<i32> {
+        let PidRange { min, max } = self.range.here();
+        min..=max
+    }
+}
+
 /// Checks pids that are to be chosen in the pid namespace that we are in.
 ///
 /// # Errors
@@ -169,7 +183,7 @@ pub fn check(pids: impl IntoIterator<Item = i32>) -> Result<(), RangeError> {
         return Ok(());
     }
     let Permitted { range, by } = permitted()?;
-    let range = range.below(pid_max());
+    let range = range.here();
     match pids.into_iter().find(|pid| !range.contains(*pid)) {
         Some(pid) => Err(RangeError::Outside { pid, range, by }),
         None => Ok(()),
@@ -234,14 +248,6 @@ fn trust(path: &Path, metadata: &Metadata, owner: u32) -> Result<(), RangeError>
 
 fn unreadable(path: &Path, error: &io::Error) -> RangeError {
     RangeError::Malformed { path: path.into(), what: error.to_string() }
-}
-
-/// Returns `kernel.pid_max` (`proc_sys_kernel(5)`); pids are below it.
-fn pid_max() -> i32 {
-    let mut text = [0; 16];
-    let read = File::open("/proc/sys/kernel/pid_max").and_then(|mut file| file.read(&mut text));
-    let text = read.ok().and_then(|len| std::str::from_utf8(&text[..len]).ok());
-    text.and_then(|text| text.trim().parse().ok()).unwrap_or(PID_LIMIT)
 }
 
 #[cfg(test)]
@@ -359,6 +365,5 @@ mod tests {
         };
         let text = "pid 300 is outside 1000-32767, which /etc/warmstart/pids.conf permits";
         assert_eq!(error.to_string(), text);
-        assert!(pid_max() > 300);
     }
 }

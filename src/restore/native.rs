@@ -18,16 +18,20 @@ use nix::unistd::Pid;
 
 use super::host::{self, Clock, Host};
 use super::plan::{Operation, PLAN_FILE, Plan};
-use super::program::{self, Layout, Step, Steps, Surroundings};
+use super::program::{self, Births, Layout, Step, Steps, Surroundings};
 use super::{CannotRestore, Request, Restored};
 use crate::image::PAGES_FILE;
-use crate::pids::{self, ChildCode, StartError, Strategy, range};
+use crate::pids::{self, ChildCode, PositionError, Positioner, StartError, Strategy, range};
 use crate::privilege;
 use crate::sys::arch;
 use crate::sys::limits;
 use crate::sys::memory::{FixedMapping, LEN_PAGE, Sharing};
 use crate::sys::namespaces::{Enclosure, Time};
 use crate::sys::tty;
+
+mod turns;
+
+use turns::Turns;
 
 /// Words of the report page: whether the program is released (1) or was given
 /// up (2), what failed, and where.
@@ -64,12 +68,25 @@ pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
     for strategy in request.pids.iter().filter(suits) {
         let result = match strategy {
             Strategy::SetTid => by_set_tid(request, started),
-            other => attempt(request, *other, started),
+            Strategy::LastPid => by_turns(request, started, *strategy, Positioner::last_pid),
+            // Without any privilege `/proc/PID/exe` stays ours: only for who
+            // asks for it.
+            Strategy::Cycle if request.pids.len() > 1 && !privilege::may_choose_pids() => continue,
+            Strategy::Cycle => {
+                let cycle = || Positioner::cycle(request.pid_budget);
+                by_turns(request, started, *strategy, cycle)
+            }
+            Strategy::Namespace => attempt(request, Way::Namespace, started),
         };
         match (result, &first) {
             (Err(CannotRestore::NoNamespaces(failed)), Some(CannotRestore::NotPermitted)) => {
                 first = Some(CannotRestore::NoWay(failed));
             }
+            // What could be tried says more than what could not.
+            (
+                Err(reason @ (CannotRestore::PidOvertaken(_) | CannotRestore::PidNotReached(_))),
+                Some(CannotRestore::NotPermitted | CannotRestore::NoWay(_)),
+            ) => first = Some(reason),
             // It says more than that we may not choose pids.
             (Err(reason @ CannotRestore::NotInNamespace(_)), Some(CannotRestore::NotPermitted)) => {
                 first = Some(reason);
@@ -87,7 +104,7 @@ fn by_set_tid(request: &Request<'_>, started: Instant) -> Result<Restored, Canno
     // Cheaper to know now than from clone3.
     Strategy::SetTid.check_cheaply().map_err(|_| CannotRestore::NotPermitted)?;
     loop {
-        match attempt(request, Strategy::SetTid, started) {
+        match attempt(request, Way::SetTid, started) {
             Err(CannotRestore::PidTaken(pid))
                 if started.elapsed() < PATIENCE_WITH_LEAVING && is_leaving(pid) =>
             {
@@ -97,6 +114,53 @@ fn by_set_tid(request: &Request<'_>, started: Instant) -> Result<Restored, Canno
                 return Err(CannotRestore::PidUnreaped(pid));
             }
             result => return result,
+        }
+    }
+}
+
+/// How often a restore is tried whose tids went to other processes.
+const TURNS: u32 = 20;
+
+/// Restores with pids that are made the next one, one after the other.
+fn by_turns(
+    request: &Request<'_>,
+    started: Instant,
+    strategy: Strategy,
+    positioner: impl Fn() -> Result<Positioner, PositionError>,
+) -> Result<Restored, CannotRestore> {
+    if strategy.check_cheaply().is_err() {
+        return Err(CannotRestore::NotPermitted);
+    }
+    let mut turn = 0;
+    loop {
+        turn += 1;
+        let mut positioner = positioner().map_err(turns::refusal)?;
+        let result = attempt(request, Way::Turns(strategy, &mut positioner), started);
+        // Whoever comes next is to find the cursor where it was.
+        let _ = positioner.put_back();
+        match result {
+            Err(CannotRestore::PidOvertaken(_)) if turn < TURNS => {}
+            result => return result,
+        }
+    }
+}
+
+/// How an attempt comes by its pids.
+enum Way<'a> {
+    /// By `clone3` with `set_tid`.
+    SetTid,
+    /// In namespaces of its own.
+    Namespace,
+    /// One after the other.
+    Turns(Strategy, &'a mut Positioner),
+}
+
+impl Way<'_> {
+    fn strategy(&self) -> Strategy {
+        match self {
+            Self::SetTid => Strategy::SetTid,
+            Self::Namespace => Strategy::Namespace,
+            Self::Turns(strategy, _) => *strategy,
         }
     }
 }
@@ -140,9 +204,10 @@ fn deadline(request: &Request<'_>, plan: &Plan) -> Duration {
 
 fn attempt(
     request: &Request<'_>,
-    strategy: Strategy,
+    way: Way<'_>,
     started: Instant,
 ) -> Result<Restored, CannotRestore> {
+    let strategy = way.strategy();
     let enclosed = strategy == Strategy::Namespace;
     let plan =
         Plan::read_with(request.dir, request.plan).map_err(
@@ -151,12 +216,15 @@ fn attempt(
                 None => unusable(error.to_string()),
             },
         )?;
-    if enclosed {
-        suits_a_namespace(&plan)?;
-    } else {
+    match strategy {
+        Strategy::Namespace => suits_a_namespace(&plan)?,
         // Before anything is made: what the plan says may have been written by
         // anybody, and these numbers are what the capability is used for.
-        range::check(plan.file().threads.iter().map(|thread| thread.tid))?;
+        Strategy::SetTid | Strategy::LastPid => {
+            range::check(plan.file().threads.iter().map(|thread| thread.tid))?;
+        }
+        // What comes up by itself is nobody's choice.
+        Strategy::Cycle => {}
     }
     let host = Host::read();
     if !enclosed && host.has_other_clocks(&plan) {
@@ -170,12 +238,18 @@ fn attempt(
     let closed: Vec<RawFd> =
         (0..).zip(request.closed_stdio).filter(|(_, closed)| *closed).map(|(fd, _)| fd).collect();
     let slots = Slots::open(request, &plan)?;
+    let turns = match way {
+        Way::Turns(..) => Some(Turns::open(&plan)?),
+        _ => None,
+    };
     let surroundings = Surroundings {
         parent: if enclosed { 0 } else { std::process::id() as i32 },
         kernel_areas: &kernel_areas,
         pages: slots.pages.as_raw_fd(),
         exe: slots.exe.as_raw_fd(),
+        may_set_exe: enclosed || privilege::may_choose_pids(),
         signal: slots.signal.as_raw_fd(),
+        births: turns.as_ref().map_or(Births::SetTid, Turns::births),
         callers: &slots.numbers(),
         closed: &closed,
         ignored: request.ignored,
@@ -184,13 +258,17 @@ fn attempt(
     };
     let stage = Stage::set_up(&plan, &surroundings)?;
     let before_clone = started.elapsed();
-    let (pid, enclosure) = match strategy {
-        Strategy::Namespace => {
+    let (pid, enclosure) = match way {
+        Way::Namespace => {
             let time = time(&plan, &host, request.clock)?;
             let (pid, enclosure) = stage.start_inside(&plan, time)?;
             (pid, Some(enclosure))
         }
-        _ => (stage.start(&plan)?, None),
+        Way::SetTid => (stage.start(&plan)?, None),
+        Way::Turns(_, positioner) => {
+            let turns = turns.expect("made for this way");
+            (stage.start_by_turns(&plan, turns, positioner, deadline(request, &plan))?, None)
+        }
     };
     // The child's ends are the child's alone: its death closes them.
     let reader = slots.into_reader();
@@ -430,6 +508,25 @@ impl Stage {
         }
     }
 
+    /// The same with pids that are made the next one.
+    fn start_by_turns(
+        &self,
+        plan: &Plan,
+        turns: Turns,
+        positioner: &mut Positioner,
+        deadline: Duration,
+    ) -> Result<i32, CannotRestore> {
+        let tids: Vec<i32> = plan.file().threads.iter().map(|thread| thread.tid).collect();
+        if let Some(taken) = tids.iter().find(|tid| pids::is_taken(**tid)) {
+            return Err(CannotRestore::PidTaken(*taken));
+        }
+        let blocked = Blocked::all();
+        let started = turns::start(tids[0], self.code(), positioner);
+        drop(blocked);
+        let pid = started?;
+        turns.serve(&tids[1..], positioner, deadline).inspect_err(|_| end(pid)).map(|()| pid)
+    }
+
     /// The same in namespaces of its own; returns its pid as we see it.
     fn start_inside(&self, plan: &Plan, time: Time) -> Result<(i32, Enclosure), CannotRestore> {
         let blocked = Blocked::all();
@@ -508,6 +605,7 @@ impl Stage {
             Step::Spawn(_) if result == -i64::from(libc::EPERM) => {
                 return CannotRestore::NotPermitted;
             }
+            Step::Spawn(tid) if result > 0 => return CannotRestore::PidOvertaken(tid),
             Step::Spawn(tid) => format!("making thread {tid}"),
             Step::Own(what) => what.to_owned(),
             Step::Plan(index) if result == -i64::from(libc::EADDRINUSE) => {

@@ -62,6 +62,29 @@ const THREAD_FLAGS: i32 = libc::CLONE_VM
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM;
 
+/// How threads are made with their exact tids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Births {
+    /// By `clone3` with `set_tid`.
+    SetTid,
+    /// By `clone`, each once somebody outside has made its tid the next one.
+    Next {
+        /// A byte is written here for each thread that is wanted.
+        ask: RawFd,
+        /// A byte comes from here once its tid is the next.
+        answer: RawFd,
+    },
+}
+
+impl Births {
+    fn descriptors(self) -> Vec<RawFd> {
+        match self {
+            Self::SetTid => Vec::new(),
+            Self::Next { ask, answer } => vec![ask, answer],
+        }
+    }
+}
+
 /// What the launcher knows that a plan does not.
 #[derive(Debug)]
 pub struct Surroundings<'a> {
@@ -75,8 +98,13 @@ pub struct Surroundings<'a> {
     pub pages: RawFd,
     /// The program's own file.
     pub exe: RawFd,
+    /// Whether the new process may have that for its `/proc/PID/exe`: not
+    /// without CAP_CHECKPOINT_RESTORE (`prctl(2)`, PR_SET_MM_MAP).
+    pub may_set_exe: bool,
     /// Written to once the program is released.
     pub signal: RawFd,
+    /// How the other threads come by their tids.
+    pub births: Births,
     /// The caller's descriptors, by number, each as a duplicate far above the
     /// program's.
     pub callers: &'a [(RawFd, RawFd)],
@@ -145,7 +173,7 @@ pub fn layout(plan: &Plan, around: &Surroundings<'_>, place: u64) -> Layout {
     let threads = &file.threads;
     let frames: u64 = threads.iter().map(|thread| thread.frame_len.next_multiple_of(64)).sum();
     let len_state = (FRAMES + frames).next_multiple_of(LEN_PAGE);
-    let own: usize = threads.iter().map(|thread| thread.operations.len() + 14).sum();
+    let own: usize = threads.iter().map(|thread| thread.operations.len() + 16).sum();
     let fixed = 64 + 4 * (around.callers.len() + file.given.len() + around.kernel_areas.len());
     let instructions = (file.operations.len() + own + fixed) as u64 * 64;
     let own_data = threads.len() as u64 * 160 + 1024;
@@ -244,6 +272,11 @@ impl Builder<'_> {
 
     /// What may need the capability: nothing here comes from a file.
     fn privileged(&mut self) {
+        if self.around.births != Births::SetTid {
+            let pid = i64::from(self.plan.pid());
+            let own = Instruction::call_expect(libc::SYS_getpid, [0; 6], pid);
+            self.push(Step::Own("another pid"), own);
+        }
         let pdeathsig = [libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64, 0, 0, 0, 0];
         self.ok("parent-death signal", libc::SYS_prctl, pdeathsig);
         let parent = i64::from(self.around.parent);
@@ -291,6 +324,7 @@ impl Builder<'_> {
     fn close(&mut self) {
         let mut keep = vec![self.around.pages, self.around.exe, self.around.signal];
         keep.extend(self.around.callers.iter().map(|(_, duplicate)| *duplicate));
+        keep.extend(self.around.births.descriptors());
         keep.sort_unstable();
         let mut first = 3;
         for fd in keep {
@@ -311,13 +345,17 @@ impl Builder<'_> {
         let words = [code, data, data, data, brk, brk, stack, stack, stack, stack, stack, 0];
         let mut map: Vec<u8> = words.iter().flat_map(|word: &u64| word.to_le_bytes()).collect();
         map.extend(0u32.to_le_bytes());
-        map.extend((self.around.exe as u32).to_le_bytes());
+        let exe = if self.around.may_set_exe { self.around.exe as u32 } else { u32::MAX };
+        map.extend(exe.to_le_bytes());
         self.put(&map)
     }
 
     /// Makes every other thread with its own tid; each goes on at a program
     /// whose place is known when all instructions are there.
     fn spawn(&mut self) {
+        if let Births::Next { ask, answer } = self.around.births {
+            return self.spawn_next(ask, answer);
+        }
         for index in 1..self.plan.file().threads.len() {
             let tid = self.plan.file().threads[index].tid;
             let set_tid = self.put(&i64::from(tid).to_le_bytes());
@@ -330,6 +368,29 @@ impl Builder<'_> {
             let at = self.put(&args.to_bytes());
             self.spawns.push(self.count);
             self.push(Step::Spawn(tid), Instruction::spawn(at, 88, 0, tid));
+        }
+    }
+
+    /// The same without `clone3`: the launcher is asked to bring each tid about.
+    fn spawn_next(&mut self, ask: RawFd, answer: RawFd) {
+        // Of our own handlers, which lie in unmapped memory by now.
+        let action = self.put(&[0; 32]);
+        for signal in [libc::SIGSEGV, libc::SIGBUS] {
+            let args = [signal as u64, action, 0, 8, 0, 0];
+            self.ok("signal handlers", libc::SYS_rt_sigaction, args);
+        }
+        let byte = self.put(&[0; 8]);
+        for index in 1..self.plan.file().threads.len() {
+            let tid = self.plan.file().threads[index].tid;
+            for (nr, fd) in [(libc::SYS_write, ask), (libc::SYS_read, answer)] {
+                let call = Instruction::call_expect(nr, [fd as u64, byte, 1, 0, 0, 0], 1);
+                self.push(Step::Own("asking for a tid"), call);
+            }
+            self.spawns.push(self.count);
+            self.push(Step::Spawn(tid), Instruction::spawn_next(THREAD_FLAGS as u64, 0, tid));
+        }
+        for fd in [ask, answer] {
+            self.ok("closing", libc::SYS_close, [fd as u64, 0, 0, 0, 0, 0]);
         }
     }
 

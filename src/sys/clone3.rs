@@ -74,7 +74,7 @@ pub fn is_there() -> bool {
 }
 
 /// Makes a child like `fork(2)` does, with these pids: one a pid namespace,
-/// innermost first. Returns 0 in the child, and its pid here.
+/// innermost first, or none for any. Returns 0 in the child, and its pid here.
 ///
 /// `count` is told to the kernel as it is. More than [`MAX_PID_NS_LEVEL`] is
 /// refused there before the array is read; less, but more than `pids` has, is
@@ -94,7 +94,8 @@ pub unsafe fn fork(flags: u64, pids: &[i32], count: u64) -> std::io::Result<i32>
     let args = CloneArgs {
         flags,
         exit_signal: libc::SIGCHLD as u64,
-        set_tid: pids.as_ptr() as u64,
+        // An array of no length is EINVAL, none is not.
+        set_tid: if pids.is_empty() { 0 } else { pids.as_ptr() as u64 },
         set_tid_size: count,
         ..Default::default()
     };
@@ -124,10 +125,24 @@ pub fn run_program(
     if u64::from_ne_bytes(flags) & CLONE_VM != 0 {
         return Err(std::io::ErrorKind::InvalidInput.into());
     }
-    // SAFETY: `args` is as long as said and does not share memory, so this
-    // process's memory is out of the child's reach.
+    let (first, nr) = (args.as_ptr().expose_provenance(), libc::SYS_clone3);
     let result =
-        unsafe { super::arch::clone_and_run(args.as_ptr(), args.len(), code, program, report) };
+        // SAFETY: `args` is as long as said and does not share memory, so this
+        // process's memory is out of the child's reach.
+        unsafe { super::arch::clone_and_run(nr, first, args.len(), code, program, report) };
+    answer(result)
+}
+
+/// The same with `clone(2)`, whose child has the next pid: for a pid that has
+/// been made the next one. Its handlers are the caller's, at addresses that
+/// will mean nothing.
+pub fn run_program_next(code: u64, program: u64, report: u64) -> std::io::Result<i32> {
+    let flags = libc::SIGCHLD as usize;
+    // SAFETY: like fork(2): memory is not shared.
+    answer(unsafe { super::arch::clone_and_run(libc::SYS_clone, flags, 0, code, program, report) })
+}
+
+fn answer(result: i64) -> std::io::Result<i32> {
     match result {
         error if error < 0 => Err(std::io::Error::from_raw_os_error(-error as i32)),
         pid => Ok(pid as i32),

@@ -4,8 +4,8 @@
 //! The caller stays where it is, in the outer pid namespace, and is the parent
 //! of what it starts inside: signals, job control and the exit status are as
 //! without a namespace. The init mounts `/proc`, reaps what is left behind, and
-//! ends when the caller has ended and nothing is left to reap; with it the
-//! kernel ends the namespace.
+//! ends when the caller has let go and nobody else is there; with it the kernel
+//! ends the namespace.
 //!
 //! Nothing here allocates, so that it can be tried out in a forked child.
 #![allow(unsafe_code)]
@@ -290,19 +290,36 @@ pub(super) fn run_init(program: i32, last_pid: Option<i32>, held: RawFd, reporte
             // SAFETY: takes two numbers.
             unsafe { libc::kill(program, libc::SIGKILL) };
         }
-        // SAFETY: takes numbers; no status is asked for.
-        let left = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) };
-        if left == 0 {
+        if others_are_here() {
             // We stay for what was left behind; nobody should wait for us.
             // SAFETY: writes one byte of our own; a closed pipe is no matter,
             // and its signal does not reach an init that has no handler.
             unsafe { libc::write(1, [0u8].as_ptr().cast(), 1) };
-            // With SIGCHLD ignored this waits for the last one.
+        }
+        while others_are_here() {
+            // With SIGCHLD ignored this waits for the last child of ours.
             while birth::reap(-1).is_ok() {}
+            // What is nobody's child here: a program whose launcher was killed
+            // ends within moments, or, as outside, lives on.
+            pause();
         }
     }
     // SAFETY: ends this process, and so the namespace.
     unsafe { libc::_exit(0) }
+}
+
+/// Whether there is any process but the init. Async-signal-safe.
+fn others_are_here() -> bool {
+    // SAFETY: signal 0 only asks; -1 is all of the namespace but its init.
+    unsafe {
+        libc::kill(-1, 0) == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+    }
+}
+
+fn pause() {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+    // SAFETY: reads one timespec; how much is left is not asked for.
+    unsafe { libc::nanosleep(&time, std::ptr::null_mut()) };
 }
 
 fn prepare_inside(last_pid: Option<i32>) -> Result<(), Failed> {

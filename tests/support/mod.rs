@@ -16,6 +16,7 @@ pub const NOBODY: u32 = 65534;
 pub mod enclosed;
 pub mod etc;
 pub mod occupy;
+pub mod seccomp;
 pub mod service;
 pub mod target;
 

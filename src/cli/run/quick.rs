@@ -10,6 +10,8 @@ use std::slice::Iter;
 
 use clap::ValueEnum;
 
+use crate::launcher;
+
 use super::{Arguments, At, CaptureArguments, Clocks, DEFAULT_CAPTURE_TIMEOUT, Engine, Pids};
 use super::{descriptor, seconds};
 
@@ -48,6 +50,7 @@ fn empty() -> Arguments {
             capture_timeout: DEFAULT_CAPTURE_TIMEOUT,
             engine: Engine::Auto,
             pids: Pids::Auto,
+            pid_budget: launcher::PID_BUDGET,
             clock: Clocks::Auto,
             inputs: Vec::new(),
             ignore_env: Vec::new(),
@@ -87,6 +90,9 @@ fn apply(arguments: &mut Arguments, option: &str, words: &mut Iter<'_, OsString>
         "--at" if capture.at == At::Auto => capture.at = choice(words)?,
         "--engine" if capture.engine == Engine::Auto => capture.engine = choice(words)?,
         "--pids" if capture.pids == Pids::Auto => capture.pids = choice(words)?,
+        "--pid-budget" if capture.pid_budget == launcher::PID_BUDGET => {
+            capture.pid_budget = text(words)?.parse().ok()?;
+        }
         "--clock" if capture.clock == Clocks::Auto => capture.clock = choice(words)?,
         _ => return None,
     }

@@ -22,8 +22,8 @@ pub enum Op {
     CallOk = 1,
     /// The same; any result but `expect` ends the restore.
     CallExpect = 2,
-    /// `clone3(args[0], args[1])`: the child goes on at `args[2]`, the parent
-    /// here, if the result is `expect`.
+    /// `clone3(args[0], args[1])`, or `clone` by its number: the child goes on
+    /// at `args[2]`, the parent here, if the result is `expect`.
     Spawn = 3,
     /// Copy `args[2]` bytes from `args[1]` to `args[0]`.
     Copy = 4,
@@ -86,7 +86,15 @@ impl Instruction {
     /// Makes a thread that goes on at `program`.
     pub fn spawn(clone_args: u64, len: u64, program: u64, tid: i32) -> Self {
         let args = [clone_args, len, program, 0, 0, 0];
-        Self { op: Op::Spawn, reserved: 0, nr: 0, args, expect: tid as u64 }
+        let nr = libc::SYS_clone3 as u32;
+        Self { op: Op::Spawn, reserved: 0, nr, args, expect: tid as u64 }
+    }
+
+    /// The same with `clone(2)` and these flags, for a tid that has been made
+    /// the next one: it must be `tid`.
+    pub fn spawn_next(flags: u64, program: u64, tid: i32) -> Self {
+        let args = [flags, 0, program, 0, 0, 0];
+        Self { op: Op::Spawn, reserved: 0, nr: libc::SYS_clone as u32, args, expect: tid as u64 }
     }
 
     /// Returns the instruction as the interpreter reads it.
@@ -145,7 +153,7 @@ warmstart_interpreter_start:
 30: # spawn
     mov rdi, [rbx + 8]
     mov rsi, [rbx + 16]
-    mov eax, 435
+    mov eax, dword ptr [rbx + 4]
     syscall
     test rax, rax
     jz 31f
@@ -259,19 +267,21 @@ pub fn interpreter_code() -> &'static [u8] {
     unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }
 }
 
-/// Makes a child process with `clone3(2)` that runs a program of the
-/// interpreter, and returns its pid or the negated errno.
+/// Makes a child process that runs a program of the interpreter, and returns
+/// its pid or the negated errno. `nr` is `clone3(2)`, whose arguments are
+/// `first` and `second`, or `clone(2)`, where they are flags and stack.
 ///
 /// # Safety
 ///
-/// `clone_args` must be valid for `len` bytes and ask for a new process with a
-/// copy of this memory (no CLONE_VM). In the copy, `code` must be the address
+/// The arguments must be valid for the call and ask for a new process with a
+/// copy of this memory (no CLONE_VM) and no stack of its own. In the copy, `code` must be the address
 /// of [`interpreter_code`]'s bytes, executable; `program` of instructions that
 /// end in one that does not go on; `report` of a writable page. The child
 /// never returns from here.
 pub unsafe fn clone_and_run(
-    clone_args: *const u8,
-    len: usize,
+    nr: i64,
+    first: usize,
+    second: usize,
     code: u64,
     program: u64,
     report: u64,
@@ -279,22 +289,27 @@ pub unsafe fn clone_and_run(
     let result: i64;
     // SAFETY: in the parent this is one system call that reads `clone_args`;
     // in the child control leaves for good, to code that the caller vouches
-    // for. rbx is saved by hand because LLVM reserves it.
+    // for: rbx and r15 are changed there only.
     unsafe {
         asm!(
             "syscall",
             "test rax, rax",
             "jnz 2f",
-            "mov rbx, {program}",
-            "mov r15, {report}",
-            "jmp {code}",
+            "mov rbx, r12",
+            "mov r15, r13",
+            "jmp r14",
             "2:",
-            program = in(reg) program,
-            report = in(reg) report,
-            code = in(reg) code,
-            inlateout("rax") libc::SYS_clone3 => result,
-            in("rdi") clone_args,
-            in("rsi") len,
+            // By name: one that the compiler chooses may be rbx or r15.
+            in("r12") program,
+            in("r13") report,
+            in("r14") code,
+            inlateout("rax") nr => result,
+            in("rdi") first,
+            in("rsi") second,
+            // What clone(2) has besides: nowhere to put the tid, no TLS.
+            in("rdx") 0,
+            in("r10") 0,
+            in("r8") 0,
             out("rcx") _,
             out("r11") _,
             options(nostack),
