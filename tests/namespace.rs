@@ -77,6 +77,7 @@ fn restored_servers_are_whole(jdk: &Jdk) {
         assert_eq!(mounts(), before, "round {round}");
         assert_eq!(run.said(), "", "round {round}");
         let init = init(run.pid());
+        assert_no_capability(init, 1);
         assert_eq!(run.end().code(), Some(143), "round {round}");
         assert!(modes::is_gone(init) && modes::is_gone(outside), "round {round}: left over");
     }

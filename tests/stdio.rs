@@ -403,6 +403,39 @@ fn reading_in_the_background_stops_the_job() {
     });
 }
 
+/// It would come back in the background, and read nothing but errors.
+#[test]
+fn a_shell_with_job_control_is_not_captured() {
+    let Some(program) = Program::new(Mode::Restored) else { return };
+    let mut terminal = Terminal::new();
+    for round in 1..3 {
+        let _ = fs::remove_file(program.status_file());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_warmstart"));
+        command.arg("--status-file").arg(program.status_file());
+        command.args([
+            "--ready",
+            "delay:100",
+            "bash",
+            "--norc",
+            "--noprofile",
+            "--noediting",
+            "-i",
+        ]);
+        command.env("WARMSTART_CACHE_DIR", program.dir.path().join("cache"));
+        command.env("PS1", "PROMPT> ");
+        let mut shell = terminal.start(&command);
+        terminal.wait_for("PROMPT> ");
+        eventually("it is refused", || {
+            let told = program.status_file().exists();
+            let reason = || program.status()["reason"].to_string();
+            round == 2 || told && reason().contains("has taken the terminal")
+        });
+        terminal.type_in("echo it=$((40 + 2)); exit 3\n");
+        terminal.wait_for("it=42");
+        assert_eq!(shell.wait().unwrap().code(), Some(3), "round {round}");
+    }
+}
+
 #[test]
 fn a_hang_up_ends_the_program() {
     every_on_a_terminal(|program, terminal| {

@@ -53,8 +53,11 @@ pub fn read(capture: &Capture<'_>, group: &Group, asked: &Asked) -> Result<Chang
     })
 }
 
-/// Tells what the program leads, by fields 5 to 7 of `stat` (`proc(5)`):
-/// group, session, terminal.
+/// Tells what the program leads, by fields 5 to 8 of `stat` (`proc(5)`):
+/// group, session, terminal, and the group whose turn it is there.
+///
+/// A shell with job control has taken its turn (`tcsetpgrp(3)`) and would have
+/// to take it again: without, its reads fail, or stop it.
 fn leads(pid: i32, stat: &Stat, own: &Stat) -> Result<Leads, Refusal> {
     let itself = pid as u64;
     let (pgid, sid, terminal) = (stat.field(5), stat.field(6), stat.field(7));
@@ -67,6 +70,8 @@ fn leads(pid: i32, stat: &Stat, own: &Stat) -> Result<Leads, Refusal> {
         Ok(Leads::Session)
     } else if sid != own.field(6) {
         refuse(format!("has joined session {sid}"))
+    } else if pgid == itself && terminal != 0 && stat.field(8) == itself {
+        refuse("has taken the terminal for a group of its own, as shells do".into())
     } else if pgid == itself {
         Ok(Leads::Group)
     } else {
@@ -138,7 +143,7 @@ mod tests {
     use super::*;
 
     fn stat(group: i32, session: i32, terminal: i32) -> Stat {
-        Stat::parse(&format!("9 (a) b) S 1 {group} {session} {terminal}"))
+        Stat::parse(&format!("9 (a) b) S 1 {group} {session} {terminal} 5"))
     }
 
     #[test]
@@ -147,6 +152,8 @@ mod tests {
         let of = |stat: Stat| leads(9, &stat, &own).map_err(|refusal| refusal.reason);
         assert_eq!(of(stat(5, 4, 34816)), Ok(Leads::Nothing));
         assert_eq!(of(stat(9, 4, 34816)), Ok(Leads::Group));
+        let shell = Stat::parse("9 (a) b) S 1 9 4 34816 9");
+        assert!(of(shell).unwrap_err().contains("taken the terminal"));
         assert_eq!(of(stat(9, 9, 0)), Ok(Leads::Session));
         assert_eq!(of(stat(4, 4, 0)), Err("process 9 has joined process group 4".into()));
         assert!(of(stat(9, 9, 34817)).unwrap_err().contains("terminal of its own"));

@@ -283,6 +283,13 @@ pub(super) fn run_init(program: i32, last_pid: Option<i32>, held: RawFd, reporte
     write_report(reporter, result);
     if result.is_ok() {
         let_go(held, reporter);
+        // SAFETY: takes nothing and cannot fail.
+        if unsafe { libc::geteuid() } != 0 {
+            // What a user namespace gave: the mount was all it was for. (Root's
+            // own let it end a program that has become another user.) Giving up
+            // fails for nobody.
+            let _ = capability::capset(&capability::Sets::default());
+        }
         // Nobody writes before we are let go; its end without that is the end
         // of our maker, and the program is to end with it, even if it could
         // not ask for that in time (PR_SET_PDEATHSIG).
@@ -296,12 +303,15 @@ pub(super) fn run_init(program: i32, last_pid: Option<i32>, held: RawFd, reporte
             // and its signal does not reach an init that has no handler.
             unsafe { libc::write(1, [0u8].as_ptr().cast(), 1) };
         }
+        let mut pause_ms = 5;
         while others_are_here() {
             // With SIGCHLD ignored this waits for the last child of ours.
             while birth::reap(-1).is_ok() {}
             // What is nobody's child here: a program whose launcher was killed
-            // ends within moments, or, as outside, lives on.
-            pause();
+            // ends within moments, is never reaped by its new parent (as in some
+            // containers), or, as outside, lives on.
+            pause(pause_ms);
+            pause_ms = (pause_ms * 2).min(1000);
         }
     }
     // SAFETY: ends this process, and so the namespace.
@@ -316,8 +326,8 @@ fn others_are_here() -> bool {
     }
 }
 
-fn pause() {
-    let time = libc::timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+fn pause(ms: i64) {
+    let time = libc::timespec { tv_sec: ms / 1000, tv_nsec: ms % 1000 * 1_000_000 };
     // SAFETY: reads one timespec; how much is left is not asked for.
     unsafe { libc::nanosleep(&time, std::ptr::null_mut()) };
 }

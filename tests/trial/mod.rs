@@ -394,6 +394,10 @@ impl Trial {
             let Some((head, tail)) = stat.rsplit_once(") ") else { return false };
             let name = head.split_once('(').map_or("", |(_, name)| name);
             let program = ["python3", "java"].contains(&name) || pid == self.captured.get();
+            // In a namespace a zombie is one whom the init there waits for.
+            let status = PathBuf::from(format!("/proc/{pid}/status"));
+            let pids = crate::support::enclosed::line(&status, "NSpid").unwrap_or_default();
+            let program = program || pids.len() > 1;
             program && tail.split(' ').nth(1) == Some(&own)
         };
         let entries = fs::read_dir("/proc").unwrap().flatten();
