@@ -43,6 +43,9 @@ pub enum NoLookup {
     /// Nothing is to be captured, and nothing has been.
     #[error("there is no cache yet")]
     NoCache,
+    /// Nothing is to be captured, and there is no entry of such a command.
+    #[error("no entry yet")]
+    NoEntry,
     /// The cache cannot be used.
     #[error("the cache cannot be used")]
     Cache(#[from] CacheError),
@@ -177,16 +180,16 @@ pub fn look_up(
     host.blocked_signals = caller.blocked;
     let scope = scope(options);
     let mut digests = cache.digests();
-    let may_wait = matches!(options.policy, Policy::Auto | Policy::Refresh);
-    if may_wait {
-        digests.set_reading(Reading::UpTo(READ_AT_ONCE));
-    }
+    digests.set_reading(Reading::UpTo(READ_AT_ONCE));
     let mut result = fingerprint::of(command, &scope, &host, &mut digests);
     if let Err(error) = &result
         && error.is_unread()
     {
         // An entry that a reading would find is worth the reading.
-        let worth = options.policy == Policy::Auto && cache.has_entry_of(command);
+        let worth = options.policy != Policy::Refresh && cache.has_entry_of(command);
+        if !worth && matches!(options.policy, Policy::NoCapture | Policy::RequireWarm) {
+            return Err(NoLookup::NoEntry);
+        }
         if !worth {
             let sketch = sketch(command, &scope, &host).map_err(NoLookup::from)?;
             let command = command.clone();

@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::poll::PollFd;
 
@@ -24,6 +24,9 @@ pub enum Key {
     /// To be computed while the program runs.
     Unread(Box<Unread>),
 }
+
+/// What ends sooner is never captured: its files are not read.
+const SHORT_RUN: Duration = Duration::from_millis(200);
 
 impl Key {
     /// Returns bytes that are an entry's own: the beginning of its name, or of
@@ -62,8 +65,10 @@ impl Place {
             Key::Unread(unread) => {
                 let thread = std::thread::Builder::new().name("warmstart-read".into());
                 let reading = thread.spawn(move || {
-                    // The program's own start comes first.
+                    // The program's own start comes first: a short one would
+                    // take half as long again beside it, for nothing.
                     process::be_nice();
+                    std::thread::sleep(SHORT_RUN);
                     unread.read()
                 });
                 place.state = reading.map_or(State::Gone, State::Reading);

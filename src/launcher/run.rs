@@ -102,10 +102,12 @@ impl Run {
         match hit::look_up(&self.command, &self.options, caller) {
             Ok(lookup) => self.looked_up(Box::new(lookup)),
             // There is nothing to restore, or the start will say what is wrong.
-            Err(reason @ (NoLookup::NoCache | NoLookup::NoProgram)) => {
+            Err(reason @ (NoLookup::NoCache | NoLookup::NoEntry | NoLookup::NoProgram)) => {
                 self.status.reason = Some(reason.to_string());
                 match (self.options.policy, reason) {
-                    (Policy::RequireWarm, NoLookup::NoCache) => self.require_warm(),
+                    (Policy::RequireWarm, NoLookup::NoCache | NoLookup::NoEntry) => {
+                        self.require_warm()
+                    }
                     _ => self.start(Start::Plain),
                 }
             }

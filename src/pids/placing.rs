@@ -9,10 +9,12 @@
 //! once it is captured. All of it is best effort: no start fails or waits for
 //! it.
 
+use std::fs::File;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
@@ -35,13 +37,20 @@ const LOWEST: i32 = 2000;
 pub struct Placed {
     before: i32,
     slot: RangeInclusive<i32>,
+    /// One at a time: the second would take the first one's slot for the place
+    /// where the cursor belongs.
+    _alone: Flock<File>,
 }
+
+/// A file that everybody may lock, and nobody else does.
+const LOCK: &str = "/proc/sys/kernel/pid_max";
 
 /// Moves the cursor into a free slot for an entry whose name begins with these
 /// bytes, calls `make` with the pid for the leader, and returns what that
 /// returned and what puts the cursor back. `None` if there is no placing here,
 /// or `make` returned `None`.
 pub fn place<T>(entry: [u8; 8], make: impl FnOnce(i32) -> Option<T>) -> Option<(T, Placed)> {
+    let alone = Flock::lock(File::open(LOCK).ok()?, FlockArg::LockExclusiveNonblock).ok()?;
     let mut cursor = LastPid::lock_within(Duration::ZERO).ok()?;
     let before = cursor.before()?;
     let pid_max = cursor::pid_max()?;
@@ -49,7 +58,7 @@ pub fn place<T>(entry: [u8; 8], make: impl FnOnce(i32) -> Option<T>) -> Option<(
     let slot = slots.into_iter().find(is_free)?;
     cursor.position(*slot.start()).ok()?;
     // From here on the cursor is put back, whatever comes.
-    let placed = Placed { before, slot: slot.clone() };
+    let placed = Placed { before, slot: slot.clone(), _alone: alone };
     let made = make(*slot.start());
     drop(cursor);
     Some((made?, placed))

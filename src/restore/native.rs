@@ -303,6 +303,12 @@ fn suits_a_namespace(plan: &Plan) -> Result<(), CannotRestore> {
             "it leads a process group of its own on a terminal",
         ));
     }
+    // Ambient ones, as a service manager gives them.
+    if !privilege::current().root && privilege::of_a_cold_start().permitted != 0 {
+        return Err(CannotRestore::NotInNamespace(
+            "the caller's capabilities mean nothing in a user namespace of its own",
+        ));
+    }
     if plan.file().threads.iter().any(|thread| thread.tid == 1) {
         return Err(CannotRestore::NotInNamespace("its pid is 1, which is the init's there"));
     }

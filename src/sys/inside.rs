@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use super::birth;
 use super::clone3::{self, CLONE_CLEAR_SIGHAND, CloneArgs};
@@ -96,11 +97,26 @@ pub fn start(owner: Owner, time: Time, child: Child) -> Result<(i32, Enclosure),
     {
         return Ok((told.pid, enclosure));
     }
-    if let Some(enclosure) = enclosure {
-        enclosure.leave();
+    match enclosure {
+        Some(enclosure) => enclosure.leave(),
+        None => reap_strays(),
     }
     let step = Step::numbered(told.step).unwrap_or(Step::Start);
     Err(Failed { step, errno: told.errno })
+}
+
+/// Reaps what a scout that was killed has made for us: nobody has told which
+/// children those are. They end by themselves, since their lifeline is gone;
+/// the calling process has no others.
+fn reap_strays() {
+    for _ in 0..100 {
+        // SAFETY: takes numbers; no status is asked for.
+        match unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) } {
+            -1 => return,
+            0 => std::thread::sleep(Duration::from_millis(1)),
+            _ => {}
+        }
+    }
 }
 
 /// What the scout does; `lines` are the end of the lifeline that the init

@@ -177,10 +177,21 @@ pub(super) fn make(owner: Owner, time: Time) -> Result<(), Failed> {
     if let Time::Shifted(offsets) = time {
         write_clocks(offsets)?;
     }
+    // What root's program mounts is to appear outside as from anywhere: only
+    // `/proc`, below which the new one is mounted, is parted.
+    if owner == Owner::AsWeAre && part(c"/proc", libc::MS_PRIVATE).is_ok() {
+        return Ok(());
+    }
     // What is mounted outside still appears inside, but not the reverse.
-    let (flags, none) = (libc::MS_REC | libc::MS_SLAVE, std::ptr::null());
+    part(c"/", libc::MS_REC | libc::MS_SLAVE)
+}
+
+/// Changes how a mount shares what is mounted below it
+/// (`mount_namespaces(7)`).
+fn part(mount: &CStr, flags: libc::c_ulong) -> Result<(), Failed> {
+    let none = std::ptr::null();
     // SAFETY: the target is a C string; the rest is not looked at.
-    let result = unsafe { libc::mount(none, c"/".as_ptr(), none, flags, none.cast()) };
+    let result = unsafe { libc::mount(none, mount.as_ptr(), none, flags, none.cast()) };
     check(result, Step::Slave)
 }
 
@@ -354,6 +365,8 @@ fn let_go(held: RawFd, reporter: RawFd) {
     // which never returns to code that does.
     unsafe {
         libc::prctl(libc::PR_SET_NAME, c"warmstart-init".as_ptr());
+        // What stops the caller's process group is not meant for us.
+        libc::setsid();
         libc::chdir(c"/".as_ptr());
         // Either may be 0 or 1 already.
         let held = libc::fcntl(held, libc::F_DUPFD, 3);
@@ -375,15 +388,33 @@ impl Enclosure {
 
     /// Lets the init end, and waits for that unless it has others to reap.
     pub fn leave(self) {
+        let Self { init, lifeline, report } = self;
         // SAFETY: writes one byte of our own; the pipe's reader is the init,
         // and SIGPIPE is ignored by us.
-        unsafe { libc::write(self.lifeline.as_raw_fd(), [0u8].as_ptr().cast(), 1) };
-        drop(self.lifeline);
-        if read(self.report.as_raw_fd(), &mut [0]) == 0 {
-            let _ = birth::reap(self.init);
+        unsafe { libc::write(lifeline.as_raw_fd(), [0u8].as_ptr().cast(), 1) };
+        drop(lifeline);
+        // Whoever stops every process of ours must not keep the launcher.
+        if !has_something(&report) {
+            // SAFETY: takes two numbers; the init is a child that we have not
+            // waited for.
+            unsafe { libc::kill(init, libc::SIGCONT) };
+        }
+        if has_something(&report) && read(report.as_raw_fd(), &mut [0]) == 0 {
+            let _ = birth::reap(init);
         }
     }
 }
+
+/// Waits for a moment for something to read, or the end of it.
+fn has_something(pipe: &OwnedFd) -> bool {
+    let mut fd = libc::pollfd { fd: pipe.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one structure, as said.
+    unsafe { libc::poll(&mut fd, 1, PATIENCE_MS) == 1 }
+}
+
+/// How long an init may take to say whether it stays, in ms: it takes less
+/// than one.
+const PATIENCE_MS: i32 = 500;
 
 /// Tries namespaces out in a child: makes them and, if one is given, a process
 /// with this pid in them, and leaves.
