@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{LOWEST_SLOT, end, unusable};
+use super::slots::LOWEST_SLOT;
+use super::stage::end;
+use super::unusable;
 use crate::pids::{self, ChildCode, PositionError, Positioner};
 use crate::privilege;
 use crate::restore::CannotRestore;

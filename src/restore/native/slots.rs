@@ -1,0 +1,145 @@
+//! The descriptors that a restore brings along, all above the program's own.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::fcntl::{FcntlArg, fcntl};
+
+use super::unusable;
+use crate::image::PAGES_FILE;
+use crate::privilege;
+use crate::restore::plan::{PLAN_FILE, Plan};
+use crate::restore::{CannotRestore, Request};
+use crate::sys::limits;
+
+/// Above this a descriptor of the restore's own never meets one of the
+/// program's.
+pub(super) const LOWEST_SLOT: u32 = 64;
+
+/// Descriptors of the restore, all above the program's.
+pub(super) struct Slots {
+    pub(super) pages: OwnedFd,
+    pub(super) exe: OwnedFd,
+    pub(super) signal: OwnedFd,
+    reader: OwnedFd,
+    callers: Vec<(RawFd, OwnedFd)>,
+    pub(super) nofile: Option<RaisedLimit>,
+}
+
+/// A limit of descriptors that had to be raised; put back on drop.
+#[derive(Debug)]
+pub(super) struct RaisedLimit {
+    pub(super) before: (u64, u64),
+}
+
+impl Drop for RaisedLimit {
+    fn drop(&mut self) {
+        let (soft, hard) = self.before;
+        // Lowering a soft limit to what it was cannot fail.
+        let _ = limits::set(libc::RLIMIT_NOFILE, soft, hard);
+    }
+}
+
+impl Slots {
+    pub(super) fn open(request: &Request<'_>, plan: &Plan) -> Result<Self, CannotRestore> {
+        let file = plan.file();
+        // Two more: the ends of a pipe may both be made above the last one.
+        let lowest = (file.fd_ceiling + 2).max(LOWEST_SLOT);
+        let nofile = raise_limit(u64::from(lowest) + 16 + request.keep.len() as u64)?;
+        let above = |fd: &dyn AsFd| {
+            fcntl(fd.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(lowest as RawFd))
+                .map(crate::sys::pidfd::adopt)
+                .map_err(|error| unusable(format!("descriptors above {lowest}: {error}")))
+        };
+        let pages = open(&request.dir.join(PAGES_FILE))?;
+        let len = pages.metadata().map_err(|error| unusable(error.to_string()))?.len();
+        if len != file.len_pages {
+            return Err(unusable(format!(
+                "{PAGES_FILE} has {len} bytes, {PLAN_FILE} asks for {}",
+                file.len_pages
+            )));
+        }
+        let exe = open_program(Path::new(std::ffi::OsStr::from_bytes(&file.exe)), request)?;
+        let (reader, writer) = io::pipe().map_err(|error| unusable(error.to_string()))?;
+        let mut callers = Vec::new();
+        for given in &file.given {
+            let number = given.source;
+            let known = callers.iter().any(|(known, _)| *known == number);
+            if known || number <= 2 && given.fd == number {
+                continue;
+            }
+            if number > 2 && !request.keep.contains(&number) {
+                return Err(unusable(format!(
+                    "the program keeps the caller's descriptor {number}"
+                )));
+            }
+            let duplicate = crate::sys::pidfd::duplicate_above(number, lowest as RawFd)
+                .map_err(|error| unusable(format!("the caller's descriptor {number}: {error}")))?;
+            callers.push((number, duplicate));
+        }
+        Ok(Self {
+            pages: above(&pages)?,
+            exe: above(&exe)?,
+            signal: above(&writer)?,
+            reader: reader.into(),
+            callers,
+            nofile,
+        })
+    }
+
+    pub(super) fn numbers(&self) -> Vec<(RawFd, RawFd)> {
+        self.callers.iter().map(|(number, duplicate)| (*number, duplicate.as_raw_fd())).collect()
+    }
+
+    pub(super) fn into_reader(self) -> OwnedFd {
+        self.reader
+    }
+}
+
+/// Opens the program's file, which `/proc/PID/exe` will name: nothing else of
+/// the plan is used with the capability but pids and this descriptor.
+fn open_program(path: &Path, request: &Request<'_>) -> Result<File, CannotRestore> {
+    const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
+    let file = open(path)?;
+    let metadata = file.metadata().map_err(|error| unusable(error.to_string()))?;
+    if request.program.is_some_and(|witness| !witness.knows(path, &metadata)) {
+        return Err(unusable(format!("{} is not the program that was checked", path.display())));
+    }
+    if metadata.mode() & 0o111 == 0 {
+        return Err(unusable(format!("{} is not a program", path.display())));
+    }
+    // A start of it would have made another process than one of the caller's.
+    if privilege::choice_is_lent() && metadata.mode() & SET_ID != 0 {
+        return Err(unusable(format!("{} is a set-id program", path.display())));
+    }
+    Ok(file)
+}
+
+/// Opens a regular file; anything else is not waited for.
+fn open(path: &Path) -> Result<File, CannotRestore> {
+    let fail = |error: io::Error| unusable(format!("{}: {error}", path.display()));
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+        .open(path)
+        .map_err(fail)?;
+    if !file.metadata().map_err(fail)?.is_file() {
+        return Err(unusable(format!("{} is not a regular file", path.display())));
+    }
+    Ok(file)
+}
+
+/// Makes room for `count` descriptors.
+fn raise_limit(count: u64) -> Result<Option<RaisedLimit>, CannotRestore> {
+    let fail = |error: io::Error| unusable(format!("limit of descriptors: {error}"));
+    let before = limits::get(0, libc::RLIMIT_NOFILE).map_err(fail)?;
+    if before.0 >= count {
+        return Ok(None);
+    }
+    limits::set(libc::RLIMIT_NOFILE, count.min(before.1), before.1).map_err(fail)?;
+    Ok(Some(RaisedLimit { before }))
+}
