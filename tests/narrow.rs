@@ -616,7 +616,9 @@ fn held(mut command: Command) -> Running {
     wait_for("it waits for its reader", || {
         let place = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
         let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        (place.contains("pipe") || state.contains(") S ")).then_some(())
+        // Not setpriv, which it was at first.
+        let is_ours = state.contains("(warmstart) ");
+        (is_ours && (place.contains("pipe") || state.contains(") S "))).then_some(())
     });
     run
 }
