@@ -219,7 +219,7 @@ fn describe(plan: &Plan, operation: Option<&Operation>) -> String {
 }
 
 /// Ends a child that never was released, and reaps it: its pids are free then,
-/// or about to be ([`is_leaving`]).
+/// or about to be ([`super::leaving`]).
 pub(super) fn end(pid: i32) {
     let pid = Pid::from_raw(pid);
     // It may have ended by itself.
