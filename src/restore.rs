@@ -139,6 +139,14 @@ pub enum CannotRestore {
         /// Its error.
         errno: String,
     },
+    /// Another copy of the program made the same file at the same moment.
+    #[error("{step}: {errno}")]
+    Raced {
+        /// The step, as the plan prints it.
+        step: String,
+        /// Its error.
+        errno: String,
+    },
     /// The deadline passed before the release.
     #[error("not restored within {0:?}")]
     Deadline(Duration),
@@ -159,9 +167,11 @@ impl CannotRestore {
             | Self::OtherBoot
             | Self::NotInNamespace(_)
             | Self::PidsNotPermitted(_) => true,
-            Self::Unusable(_) | Self::AddressInUse(_) | Self::Step { .. } | Self::Deadline(_) => {
-                false
-            }
+            Self::Unusable(_)
+            | Self::AddressInUse(_)
+            | Self::Step { .. }
+            | Self::Raced { .. }
+            | Self::Deadline(_) => false,
         }
     }
 }

@@ -425,6 +425,7 @@ fn is_worth_a_capture(reason: &CannotRestore, lookup: &mut Lookup) -> bool {
         // Where all pids are outside, a new capture would be of no use either.
         CannotRestore::PidsNotPermitted(RangeError::Outside { .. })
         | CannotRestore::Step { .. }
+        | CannotRestore::Raced { .. }
         | CannotRestore::Deadline(_) => lookup.note_failed(reason),
     }
 }

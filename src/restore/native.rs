@@ -55,8 +55,12 @@ pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
                 let cycle = || Positioner::cycle(request.pid_budget);
                 by_turns(request, started, *strategy, cycle)
             }
-            Strategy::Namespace => attempt(request, Way::Namespace, started),
+            Strategy::Namespace => beside_copies(request, started),
         };
+        let result = result.map_err(|reason| match reason {
+            CannotRestore::Raced { step, errno } => CannotRestore::Step { step, errno },
+            other => other,
+        });
         match (result, &first) {
             (Err(CannotRestore::NoNamespaces(failed)), Some(CannotRestore::NotPermitted)) => {
                 first = Some(CannotRestore::NoWay(failed));
@@ -77,6 +81,29 @@ pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
         }
     }
     Err(first.unwrap_or(CannotRestore::NotPermitted))
+}
+
+/// How often a restore is tried that met another copy of its program, and the
+/// pause before the second try.
+const MEETINGS: u32 = 8;
+const PAUSE_AFTER_MEETING: Duration = Duration::from_millis(1);
+
+/// Restores in a namespace, while other copies of the program may be restored
+/// in theirs: they make the same files anew (a JVM's `hsperfdata`), each under
+/// the name that the others use.
+fn beside_copies(request: &Request<'_>, started: Instant) -> Result<Restored, CannotRestore> {
+    let mut pause = PAUSE_AFTER_MEETING;
+    for _ in 1..MEETINGS {
+        match attempt(request, Way::Namespace, started) {
+            Err(CannotRestore::Raced { .. }) => {
+                // Not all at the same time again.
+                std::thread::sleep(pause + pause * (std::process::id() % 8) / 8);
+                pause *= 2;
+            }
+            result => return result,
+        }
+    }
+    attempt(request, Way::Namespace, started)
 }
 
 fn by_set_tid(request: &Request<'_>, started: Instant) -> Result<Restored, CannotRestore> {

@@ -204,6 +204,11 @@ impl Stage {
                 let operation = plan.file().operations.get(index as usize);
                 return CannotRestore::AddressInUse(describe(plan, operation));
             }
+            // A file of that name was made, or removed, in this very moment.
+            Step::Plan(index) if [libc::EEXIST, libc::ENOENT].contains(&(-result as i32)) => {
+                let step = describe(plan, plan.file().operations.get(index as usize));
+                return CannotRestore::Raced { step, errno };
+            }
             Step::Plan(index) => describe(plan, plan.file().operations.get(index as usize)),
             Step::Thread(thread, index) => {
                 let thread = plan.file().threads.get(thread as usize);
