@@ -111,7 +111,7 @@ fn play() {
         "commit-once" => drop(commit(&cache, "pages").unwrap()),
         "read-only" => {
             let entry = cache.lookup(&fingerprint().id).unwrap().unwrap();
-            cache.verify(&entry, &mut cache.digests(), None).unwrap();
+            cache.verify(&entry, &mut cache.digests()).unwrap();
             cache.note_use(entry.id());
             assert!(matches!(cache.stage(), Err(CacheError::Io { .. })));
             assert!(matches!(cache.lock_capture(entry.id()), Err(CacheError::Io { .. })));
@@ -183,7 +183,7 @@ fn readers_see_whole_entries_while_writers_replace_them() {
     let mut reads = 0;
     while writers.iter_mut().any(|writer| writer.try_wait().unwrap().is_none()) {
         let Some(entry) = cache.lookup(&fingerprint().id).unwrap() else { continue };
-        cache.verify(&entry, &mut DigestMemory::empty(), Some("boot")).unwrap();
+        cache.verify(&entry, &mut DigestMemory::empty()).unwrap();
         let read = |name| fs::read(entry.image_dir().join(name)).unwrap();
         assert_eq!(read("plan"), read("pages-1.img"));
         reads += 1;
@@ -213,14 +213,14 @@ fn every_flipped_byte_is_found() {
             digests.refresh();
             let found = match cache.lookup(entry.id()) {
                 Err(_) => true,
-                Ok(entry) => cache.verify(&entry.unwrap(), &mut digests, None).is_err(),
+                Ok(entry) => cache.verify(&entry.unwrap(), &mut digests).is_err(),
             };
             assert!(found, "byte {at} of {name}");
         }
         fs::write(&file, &good).unwrap();
     }
     digests.refresh();
-    cache.verify(&entry, &mut digests, None).unwrap();
+    cache.verify(&entry, &mut digests).unwrap();
 }
 
 /// Runs a shell script in a mount namespace of its own, as root, with the

@@ -40,9 +40,6 @@ pub enum Stale {
     /// A file that the image was made from is another one now.
     #[error("{} changed", .0.display())]
     DependencyChanged(PathBuf),
-    /// The machine was started anew.
-    #[error("the image is from before the last boot")]
-    OtherBoot,
     /// Something could not be looked at.
     #[error("cannot read {}: {reason}", path.display())]
     Unreadable {
@@ -67,21 +64,9 @@ impl Cache {
     /// is as it was at the capture. A file that has not been touched since
     /// costs one `stat`; any other is read.
     ///
-    /// `boot_id` is the present boot's, to refuse an image of an earlier one,
-    /// whose clocks would be ahead; `None` if it is restored with clocks of
-    /// its own.
-    ///
     /// # Errors
     /// The first difference.
-    pub fn verify(
-        &self,
-        entry: &Entry,
-        digests: &mut DigestMemory,
-        boot_id: Option<&str>,
-    ) -> Result<(), Stale> {
-        if boot_id.is_some_and(|boot_id| boot_id != entry.meta().boot_id) {
-            return Err(Stale::OtherBoot);
-        }
+    pub fn verify(&self, entry: &Entry, digests: &mut DigestMemory) -> Result<(), Stale> {
         check_image(entry, digests, Trust::Identities)?;
         entry
             .meta()

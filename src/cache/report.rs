@@ -10,7 +10,7 @@ use super::entry::{Usage, read_meta};
 use super::meta::{EntryMeta, SCHEMA_VERSION, command_line};
 use super::removal::{Removal, len_on_disk};
 use super::{Cache, CacheError, Refused};
-use crate::fingerprint::{EntryId, Input};
+use crate::fingerprint::{EntryId, Input, boot_id};
 
 /// Digits of an id that are enough for people (and for `cache show`).
 const LEN_ID_SHOWN: usize = 12;
@@ -196,6 +196,16 @@ impl Shown {
     }
 }
 
+/// Says what the boot that an entry was captured in means for a restore: the
+/// program's clocks must not go back.
+fn boot(id: &str) -> &'static str {
+    if id == boot_id() {
+        "this one"
+    } else {
+        "an earlier boot: restored with clocks of its own only (a namespace), else anew"
+    }
+}
+
 impl Details {
     fn render(&self) -> String {
         let (meta, now) = (&self.meta, now());
@@ -211,6 +221,7 @@ impl Details {
             ("directory", meta.cwd.display().to_string()),
             ("path", self.path.clone()),
             ("captured", format!("{} ago, at {}", age(now, meta.created), meta.capture_point)),
+            ("boot", boot(&meta.boot_id).to_owned()),
             ("restored", format!("{} times{last}", self.usage.restores)),
             ("process", format!("pid {}, {threads} threads", meta.pid)),
             ("memory", format!("{pages}, {}", meta.page_mode)),

@@ -289,7 +289,7 @@ impl Lookup {
         };
         let checked = self
             .cache
-            .verify(&entry, &mut self.digests, None)
+            .verify(&entry, &mut self.digests)
             .map_err(|stale| stale.to_string())
             .and_then(|()| self.check_inner(&entry));
         match checked {

@@ -2,8 +2,6 @@
 //! namespace for its `/proc` and a time namespace for clocks that go on from
 //! where they were (`pid_namespaces(7)`, `time_namespaces(7)`).
 
-use std::path::Path;
-
 use nix::time::{ClockId, clock_gettime};
 
 use super::ChildCode;
@@ -24,13 +22,9 @@ pub fn start(pid: i32, code: ChildCode, time: Time) -> Result<(i32, Enclosure), 
     inside::start(super::namespace_owner(), time, child)
 }
 
-/// Tells whether the kernel has time namespaces (Linux 5.6, CONFIG_TIME_NS).
-pub fn has_time() -> bool {
-    Path::new("/proc/self/timens_offsets").exists()
-}
-
 /// Returns what must be added to the machine's clocks so that they show these
-/// values now, in ns; `None` if that cannot be said.
+/// values now, in ns; `None` where there are no time namespaces (Linux 5.6,
+/// CONFIG_TIME_NS).
 pub fn offsets(monotonic: u64, boottime: u64) -> Option<Offsets> {
     let own = own_offsets(&std::fs::read_to_string("/proc/self/timens_offsets").ok()?)?;
     let now = |clock| {

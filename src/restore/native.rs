@@ -39,6 +39,14 @@ const PAUSE_WITH_LEAVING: Duration = Duration::from_micros(500);
 /// hangs on it.
 pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
     let started = Instant::now();
+    // Once for all ways and tries.
+    let plan =
+        Plan::read_with(request.dir, request.plan).map_err(
+            |error| match std::error::Error::source(&error) {
+                Some(source) => unusable(format!("{error}: {source}")),
+                None => unusable(error.to_string()),
+            },
+        )?;
     let mut first = None;
     let suits = |strategy: &&Strategy| {
         // Clocks of its own are those of a namespace.
@@ -46,16 +54,16 @@ pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
     };
     for strategy in request.pids.iter().filter(suits) {
         let result = match strategy {
-            Strategy::SetTid => by_set_tid(request, started),
-            Strategy::LastPid => by_turns(request, started, *strategy, Positioner::last_pid),
+            Strategy::SetTid => by_set_tid(request, &plan, started),
+            Strategy::LastPid => by_turns(request, &plan, started, *strategy, Positioner::last_pid),
             // Without any privilege `/proc/PID/exe` stays ours: only for who
             // asks for it.
             Strategy::Cycle if request.pids.len() > 1 && !privilege::may_choose_pids() => continue,
             Strategy::Cycle => {
                 let cycle = || Positioner::cycle(request.pid_budget);
-                by_turns(request, started, *strategy, cycle)
+                by_turns(request, &plan, started, *strategy, cycle)
             }
-            Strategy::Namespace => beside_copies(request, started),
+            Strategy::Namespace => beside_copies(request, &plan, started),
         };
         let result = result.map_err(|reason| match reason {
             CannotRestore::Raced { step, errno } => CannotRestore::Step { step, errno },
@@ -91,10 +99,14 @@ const PAUSE_AFTER_MEETING: Duration = Duration::from_millis(1);
 /// Restores in a namespace, while other copies of the program may be restored
 /// in theirs: they make the same files anew (a JVM's `hsperfdata`), each under
 /// the name that the others use.
-fn beside_copies(request: &Request<'_>, started: Instant) -> Result<Restored, CannotRestore> {
+fn beside_copies(
+    request: &Request<'_>,
+    plan: &Plan,
+    started: Instant,
+) -> Result<Restored, CannotRestore> {
     let mut pause = PAUSE_AFTER_MEETING;
     for _ in 1..MEETINGS {
-        match attempt(request, Way::Namespace, started) {
+        match attempt(request, plan, Way::Namespace, started) {
             Err(CannotRestore::Raced { .. }) => {
                 // Not all at the same time again.
                 std::thread::sleep(pause + pause * (std::process::id() % 8) / 8);
@@ -103,17 +115,21 @@ fn beside_copies(request: &Request<'_>, started: Instant) -> Result<Restored, Ca
             result => return result,
         }
     }
-    attempt(request, Way::Namespace, started)
+    attempt(request, plan, Way::Namespace, started)
 }
 
-fn by_set_tid(request: &Request<'_>, started: Instant) -> Result<Restored, CannotRestore> {
+fn by_set_tid(
+    request: &Request<'_>,
+    plan: &Plan,
+    started: Instant,
+) -> Result<Restored, CannotRestore> {
     // Cheaper to know now than from clone3; whether there is a clone3, only it
     // can say.
     if !privilege::may_choose_pids() {
         return Err(CannotRestore::NotPermitted);
     }
     loop {
-        match attempt(request, Way::SetTid, started) {
+        match attempt(request, plan, Way::SetTid, started) {
             Err(CannotRestore::PidTaken(pid))
                 if started.elapsed() < PATIENCE_WITH_LEAVING && is_leaving(pid) =>
             {
@@ -133,6 +149,7 @@ const TURNS: u32 = 20;
 /// Restores with pids that are made the next one, one after the other.
 fn by_turns(
     request: &Request<'_>,
+    plan: &Plan,
     started: Instant,
     strategy: Strategy,
     positioner: impl Fn() -> Result<Positioner, PositionError>,
@@ -144,7 +161,7 @@ fn by_turns(
     loop {
         turn += 1;
         let mut positioner = positioner().map_err(turns::refusal)?;
-        let result = attempt(request, Way::Turns(strategy, &mut positioner), started);
+        let result = attempt(request, plan, Way::Turns(strategy, &mut positioner), started);
         // Whoever comes next is to find the cursor where it was.
         let _ = positioner.put_back();
         match result {
@@ -187,20 +204,14 @@ fn deadline(request: &Request<'_>, plan: &Plan) -> Duration {
 
 fn attempt(
     request: &Request<'_>,
+    plan: &Plan,
     way: Way<'_>,
     started: Instant,
 ) -> Result<Restored, CannotRestore> {
     let strategy = way.strategy();
     let enclosed = strategy == Strategy::Namespace;
-    let plan =
-        Plan::read_with(request.dir, request.plan).map_err(
-            |error| match std::error::Error::source(&error) {
-                Some(source) => unusable(format!("{error}: {source}")),
-                None => unusable(error.to_string()),
-            },
-        )?;
     match strategy {
-        Strategy::Namespace => suits_a_namespace(&plan)?,
+        Strategy::Namespace => suits_a_namespace(plan)?,
         // Before anything is made: what the plan says may have been written by
         // anybody, and these numbers are what the capability is used for.
         Strategy::SetTid | Strategy::LastPid => {
@@ -210,19 +221,19 @@ fn attempt(
         Strategy::Cycle => {}
     }
     let host = Host::read();
-    if !enclosed && host.has_other_clocks(&plan) {
+    if !enclosed && host.has_other_clocks(plan) {
         return Err(CannotRestore::OtherBoot);
     }
-    if let Some(reason) = host.refuses(&plan) {
+    if let Some(reason) = host.refuses(plan) {
         return Err(unusable(format!("the image cannot be used: {reason}")));
     }
-    let kernel_areas = host::kernel_moves(&plan)
+    let kernel_areas = host::kernel_moves(plan)
         .ok_or_else(|| unusable("the kernel's own memory areas are others than in the image"))?;
     let closed: Vec<RawFd> =
         (0..).zip(request.closed_stdio).filter(|(_, closed)| *closed).map(|(fd, _)| fd).collect();
-    let slots = Slots::open(request, &plan)?;
+    let slots = Slots::open(request, plan)?;
     let turns = match way {
-        Way::Turns(..) => Some(Turns::open(&plan)?),
+        Way::Turns(..) => Some(Turns::open(plan)?),
         _ => None,
     };
     let surroundings = Surroundings {
@@ -239,23 +250,23 @@ fn attempt(
         capabilities: privilege::of_a_cold_start(),
         nofile: slots.nofile.as_ref().map(|limit| limit.before),
     };
-    let stage = Stage::set_up(&plan, &surroundings)?;
+    let stage = Stage::set_up(plan, &surroundings)?;
     let before_clone = started.elapsed();
     let (pid, enclosure) = match way {
         Way::Namespace => {
-            let time = time(&plan, &host, request.clock)?;
-            let (pid, enclosure) = stage.start_inside(&plan, time)?;
+            let time = time(plan, &host, request.clock)?;
+            let (pid, enclosure) = stage.start_inside(plan, time)?;
             (pid, Some(enclosure))
         }
-        Way::SetTid => (stage.start(&plan)?, None),
+        Way::SetTid => (stage.start(plan)?, None),
         Way::Turns(_, positioner) => {
             let turns = turns.expect("made for this way");
-            (stage.start_by_turns(&plan, turns, positioner, deadline(request, &plan))?, None)
+            (stage.start_by_turns(plan, turns, positioner, deadline(request, plan))?, None)
         }
     };
     // The child's ends are the child's alone: its death closes them.
     let reader = slots.into_reader();
-    if let Err(error) = stage.wait(&plan, pid, reader, deadline(request, &plan)) {
+    if let Err(error) = stage.wait(plan, pid, reader, deadline(request, plan)) {
         if let Some(enclosure) = enclosure {
             enclosure.leave();
         }
@@ -298,11 +309,10 @@ fn suits_a_namespace(plan: &Plan) -> Result<(), CannotRestore> {
 /// Returns the clocks that go on from those in a plan; the machine's where
 /// there is no time namespace and the clocks have not been set back since.
 fn time(plan: &Plan, host: &Host, clock: Clock) -> Result<Time, CannotRestore> {
-    match (&plan.file().clocks, pids::namespace::has_time()) {
-        (Some(clocks), true) => pids::namespace::offsets(clocks.monotonic, clocks.boottime)
-            .map(Time::Shifted)
-            .ok_or(CannotRestore::OtherBoot),
-        _ if clock == Clock::Machines && !host.has_other_clocks(plan) => Ok(Time::Ours),
-        _ => Err(CannotRestore::OtherBoot),
+    let clocks = plan.file().clocks.as_ref();
+    match clocks.and_then(|it| pids::namespace::offsets(it.monotonic, it.boottime)) {
+        Some(offsets) => Ok(Time::Shifted(offsets)),
+        None if clock == Clock::Machines && !host.has_other_clocks(plan) => Ok(Time::Ours),
+        None => Err(CannotRestore::OtherBoot),
     }
 }
