@@ -4,6 +4,7 @@
 //! which of the launcher's options name files, what a jar's manifest refers
 //! to. Digests and the decision what counts are [`crate::fingerprint`]'s.
 
+pub mod agent;
 pub mod manifest;
 pub mod options;
 mod words;
