@@ -47,7 +47,7 @@ use nix::unistd::geteuid;
 pub use check::Stale;
 pub use entry::{Entry, Usage};
 pub use lock::CaptureLock;
-pub use meta::{Content, Dependency, EntryMeta, ImageFile, SCHEMA_VERSION, Unusable};
+pub use meta::{Content, Dependency, EntryMeta, ImageFile, SCHEMA_VERSION, Tier, Unusable, Warmth};
 pub use nearest::Nearest;
 pub use notes::Refused;
 pub use removal::{PruneOptions, Removal};
@@ -241,12 +241,22 @@ impl Cache {
         self.bucket.join("entries").join(id.to_string())
     }
 
+    /// Returns the directory of the agent's library.
+    pub fn agent_dir(&self) -> PathBuf {
+        self.bucket.join("agent")
+    }
+
+    /// Returns the path of the log about an entry that is captured at `main`.
+    pub fn log_path(&self, id: &EntryId) -> PathBuf {
+        self.bucket.join("logs").join(format!("{id}.log"))
+    }
+
     fn tmp(&self) -> PathBuf {
         self.bucket.join("tmp")
     }
 
     /// Returns a path in `tmp/` that nobody else has.
-    fn temporary(&self) -> PathBuf {
+    pub fn temporary(&self) -> PathBuf {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let count = COUNTER.fetch_add(1, Ordering::Relaxed);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

@@ -20,6 +20,7 @@ mod directory;
 mod environment;
 mod host;
 mod java;
+mod line;
 mod memory;
 mod program;
 
@@ -40,6 +41,7 @@ pub use digest::{Digest, FileIdentity, Hashed, hash_file};
 pub(crate) use digest::{read_hex, write_hex};
 pub use environment::is_ignored;
 pub use host::{Host, Stream, boot_id};
+pub use line::{JvmLine, NotAtMain};
 pub use memory::{DigestMemory, Known, Note, RACY_NS, Reading, Unread};
 
 /// The version of images, plans and of this list of inputs: an image made by
@@ -120,9 +122,34 @@ pub struct Fingerprint {
     pub inputs: Vec<Input>,
 }
 
+/// Where in its life a program is captured: what decides what it is by then.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Point {
+    /// When it is ready: all that it was given counts.
+    #[default]
+    Ready,
+    /// A JVM before `main`: only what a JVM reads by itself counts. The rest,
+    /// the program's arguments, most of the environment and the working
+    /// directory, comes from the caller of each restore. The command's
+    /// arguments must be those of a [`JvmLine`].
+    Main,
+}
+
+impl Point {
+    /// Returns its name, as `--at` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Main => "main",
+        }
+    }
+}
+
 /// What the options of a run add to the fingerprint, and take from it.
 #[derive(Debug, Clone, Default)]
 pub struct Scope {
+    /// Where the program is captured.
+    pub point: Point,
     /// More files and directories (`--input`), relative to the command's
     /// working directory.
     pub inputs: Vec<PathBuf>,
@@ -201,14 +228,16 @@ pub fn of(
         collector.program(program)?;
     }
     collector.linker(&chain)?;
-    collector.command(command, scope);
+    collector.command(command, scope, host);
     let java = crate::jvm::Home::of(&chain.last().real);
     collector.host(host, scope, java.is_some());
     if let Some(home) = &java {
-        java::collect(&mut collector, home, &chain.argv, command)?;
+        java::collect(&mut collector, home, &chain.argv, command, scope.point)?;
     }
     arguments::collect(&mut collector, &command.argv)?;
-    arguments::collect_environment(&mut collector, command, scope)?;
+    if scope.point == Point::Ready {
+        arguments::collect_environment(&mut collector, command, scope)?;
+    }
     for path in &scope.inputs {
         collector.path("input", path)?;
     }

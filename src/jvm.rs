@@ -10,7 +10,7 @@ pub mod options;
 mod words;
 mod zip;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 /// Where a JVM is recognised, below the directory that its `bin` is in: since
@@ -52,6 +52,13 @@ const FILES_8: [&str; 8] = [
     "net.properties",
     "tzdb.dat",
 ];
+
+/// Splits a line of arguments into words: at white space, unless quoted by `'`
+/// or `"`.
+pub fn words_of(line: &OsStr) -> Vec<OsString> {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    words::of_variable(line.as_bytes()).into_iter().map(OsString::from_vec).collect()
+}
 
 /// A JVM's directory, and which of its tools was started.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,9 @@
 //! Everything up to the restore happens on one thread and in as few system
 //! calls as can be; what can wait is done after the program runs.
 
+mod aside;
 mod capture;
+mod delivery;
 mod descriptors;
 pub mod exact;
 mod hit;
@@ -21,17 +23,21 @@ mod relay;
 mod run;
 mod spawn;
 mod stdio;
+mod training;
 
+use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::command::Command;
+use crate::fingerprint::Stream;
 use crate::pids::Strategy;
 use crate::readiness::Probe;
 use crate::restore::Restored;
 pub use crate::restore::host::Clock;
 use crate::sys::signals;
+pub use aside::{streams_of_word, streams_word};
 
 /// Where a program is captured (`--at`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +82,20 @@ pub const PIDS_AUTO: &[Strategy] =
 /// How many pids `cycle` uses up at most: 40 ms' worth.
 pub const PID_BUDGET: u32 = 4096;
 
+/// How a JVM is trained before it is captured at main.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Training {
+    /// How often each line of arguments is run (`--train`).
+    pub runs: u32,
+    /// More lines of arguments (`--train-with`), words as in a shell's line.
+    pub with: Vec<OsString>,
+    /// The directory of which a scratch copy is the working directory
+    /// (`--train-dir`).
+    pub dir: Option<PathBuf>,
+    /// Whether an image is kept that does not behave as a first run does.
+    pub allow_stateful: bool,
+}
+
 /// The options of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -84,7 +104,7 @@ pub struct Options {
     /// `--ready`, all of which must hold; empty: the default rule.
     pub ready: Vec<Probe>,
     /// `--warmup`, shell commands.
-    pub warmup: Vec<std::ffi::OsString>,
+    pub warmup: Vec<OsString>,
     /// `--capture-timeout`.
     pub capture_timeout: Duration,
     /// `--engine`.
@@ -101,6 +121,17 @@ pub struct Options {
     pub inputs: Vec<PathBuf>,
     /// `--ignore-env`.
     pub ignore_env: Vec<String>,
+    /// `--train` and its like.
+    pub training: Option<Training>,
+    /// `--wait`: a capture at main is waited for.
+    pub wait: bool,
+    /// `--verify-every`.
+    pub verify_every: Option<u32>,
+    /// This is the second process of a run: it captures at main, for a caller
+    /// with these 0, 1 and 2.
+    pub aside: Option<[Stream; 3]>,
+    /// The options that decide what is captured as words, for that process.
+    pub words: Vec<OsString>,
     /// `--refresh`, `--no-capture`, `--require-warm`.
     pub policy: Policy,
     /// `--status-file`.
@@ -115,6 +146,9 @@ pub struct Options {
 /// program was killed by a signal (we die by the same one) or is started by a
 /// plain `execve`.
 pub fn run(command: Command, options: Options) -> u8 {
+    if let Some(streams) = options.aside {
+        return training::main(&command, &options, streams);
+    }
     run::Run::new(command, options).go()
 }
 

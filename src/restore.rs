@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::fs::Metadata;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub struct Request<'a> {
     /// Descriptors of ours above 2 that the program gets under the same
     /// number (`--keep-fd`).
     pub keep: &'a [RawFd],
+    /// Descriptors that the program gets under other numbers than ours.
+    pub lent: &'a [(RawFd, OwnedFd)],
     /// Which of our 0, 1 and 2 the caller had closed: the program does not
     /// get them (they are open on `/dev/null` in this process).
     pub closed_stdio: [bool; 3],

@@ -123,6 +123,17 @@ impl Progress {
         Self(bar)
     }
 
+    /// Starts one of which nobody knows how long it takes; hidden unless
+    /// stderr is a terminal.
+    pub fn spinner() -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self(indicatif::ProgressBar::hidden());
+        }
+        let bar = indicatif::ProgressBar::new_spinner();
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(bar)
+    }
+
     /// Says what is being done.
     pub fn say(&self, message: impl Into<String>) {
         self.0.set_message(message.into());

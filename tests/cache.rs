@@ -41,6 +41,7 @@ fn commit(cache: &Cache, content: &str) -> Result<Entry, CacheError> {
         kernel: "Linux",
         engine: "native",
         capture_point: "ready",
+        tier: None,
         pid: 1,
         threads: 1,
         len_pages: 0,

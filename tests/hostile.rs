@@ -468,6 +468,7 @@ fn request(dir: &Path) -> Request<'_> {
         plan: Bytes::Unknown,
         program: None,
         keep: &[],
+        lent: &[],
         closed_stdio: [false; 3],
         ignored: &[],
         pids: &[Strategy::SetTid],

@@ -28,7 +28,7 @@ use crate::fingerprint::{Digest, EntryId, FileIdentity, Input};
 pub const SCHEMA_VERSION: u32 = 1;
 
 const MAGIC: &[u8; 8] = b"WSENTRY\0";
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 const LEN_HEADER: usize = 96;
 /// No entry's metadata comes near this size, in bytes.
 pub(super) const LEN_META_MAX: u64 = 64 << 20;
@@ -106,6 +106,44 @@ pub enum Unusable {
     },
 }
 
+/// How warm a program is that was captured at `main`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tier {
+    /// What was done before the capture.
+    pub warmth: Warmth,
+    /// How many times `main` has run in it.
+    pub runs: u32,
+    /// Why it is not what was asked for, or that it keeps state.
+    pub reason: Option<String>,
+}
+
+/// What was done to a JVM before it was captured at `main`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Warmth {
+    /// Nothing.
+    Untrained,
+    /// Classes were loaded and linked, none was initialised.
+    Linked,
+    /// `main` has run.
+    Trained,
+}
+
+impl Tier {
+    /// Says it in one line.
+    pub fn line(&self) -> String {
+        let mut line = match self.warmth {
+            Warmth::Untrained => "untrained".to_owned(),
+            Warmth::Linked => "classes linked, main has not run".to_owned(),
+            Warmth::Trained => format!("trained, main has run {} times", self.runs),
+        };
+        if let Some(reason) = &self.reason {
+            line = format!("{line} ({reason})");
+        }
+        line
+    }
+}
+
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EntryMeta {
@@ -129,6 +167,8 @@ pub struct EntryMeta {
     pub engine: String,
     /// Where it was captured: `ready` or `main`.
     pub capture_point: String,
+    /// How warm it is, if it was captured at `main`.
+    pub tier: Option<Tier>,
     /// The program's pid.
     pub pid: i32,
     /// The number of its threads.
@@ -266,6 +306,7 @@ pub(super) mod tests {
             kernel: "Linux".into(),
             engine: "native".into(),
             capture_point: "ready".into(),
+            tier: None,
             pid: 4242,
             threads: 25,
             len_pages: 1 << 20,

@@ -117,6 +117,14 @@ impl Cache {
         (enough && fresh).then_some(note.reason)
     }
 
+    /// Returns why a command was not captured, if that was tried lately: for
+    /// captures that are not by the way.
+    pub fn refused_lately(&self, id: &EntryId) -> Option<String> {
+        let note = self.refusal(id).filter(|note| !note.only_counts())?;
+        let fresh = seconds_now().saturating_sub(note.time) < GIVEN_UP_FOR;
+        fresh.then_some(note.reason)
+    }
+
     /// Drops the note about a command that was restored.
     pub fn note_restored(&self, id: &EntryId) {
         let _ = fs::remove_file(self.bucket.join("notes").join(id.to_string()));

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::entry::{Usage, read_meta};
-use super::meta::{EntryMeta, SCHEMA_VERSION, command_line};
+use super::meta::{EntryMeta, SCHEMA_VERSION, Tier, command_line};
 use super::removal::{Removal, len_on_disk};
 use super::{Cache, CacheError, Refused};
 use crate::fingerprint::{EntryId, Input, boot_id};
@@ -221,6 +221,7 @@ impl Details {
             ("directory", meta.cwd.display().to_string()),
             ("path", self.path.clone()),
             ("captured", format!("{} ago, at {}", age(now, meta.created), meta.capture_point)),
+            ("warmth", meta.tier.as_ref().map_or_else(|| "as it was".to_owned(), Tier::line)),
             ("boot", boot(&meta.boot_id).to_owned()),
             ("restored", format!("{} times{last}", self.usage.restores)),
             ("process", format!("pid {}, {threads} threads", meta.pid)),

@@ -177,6 +177,7 @@ fn restore(dir: &Path, pids: Pids) -> Result<u8, Failure> {
         dir: &dir,
         program: None,
         keep: &[],
+        lent: &[],
         closed_stdio: crate::sys::start::closed_stdio(),
         ignored: &[],
         pids: &pids,

@@ -11,7 +11,8 @@ use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
 
 use super::{Cli, answer_clap, environment};
 use crate::failure::{Failure, status};
-use crate::launcher::{self, CapturePoint, Clock, EngineChoice, Options, Policy};
+use crate::fingerprint::Stream;
+use crate::launcher::{self, CapturePoint, Clock, EngineChoice, Options, Policy, Training};
 use crate::pids::Strategy;
 use crate::readiness::Probe;
 
@@ -32,6 +33,18 @@ pub(super) struct Arguments {
     /// Fail (125) instead of starting cold
     #[arg(long)]
     require_warm: bool,
+
+    /// Wait for a capture at main, which is made once the program has ended
+    #[arg(long, conflicts_with_all = ["no_capture", "require_warm"])]
+    wait: bool,
+
+    /// Compare every Kth restored run at main with a cold one
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    verify_every: Option<u32>,
+
+    /// Make a capture at main for a caller with these 0, 1 and 2
+    #[arg(long, hide = true, value_parser = aside)]
+    aside: Option<[Stream; 3]>,
 
     /// Write what happened to FILE, as JSON
     #[arg(long, value_name = "FILE")]
@@ -77,9 +90,44 @@ pub(super) struct CaptureArguments {
     #[arg(long, value_name = "CMD")]
     warmup: Vec<OsString>,
 
-    /// Where to capture
-    #[arg(long, value_name = "POINT", value_enum, default_value_t = At::Auto)]
+    #[arg(
+        long,
+        value_name = "POINT",
+        value_enum,
+        default_value_t = At::Auto,
+        help = "Where to capture: when ready, or a JVM before main. auto: a server when \
+                ready, a JVM's program that ends before at main"
+    )]
     at: At,
+
+    /// Capturing at main: run main N times before, so that it comes back warm
+    #[arg(
+        long,
+        value_name = "N",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "3",
+        value_parser = clap::value_parser!(u32).range(1..=100),
+    )]
+    train: Option<u32>,
+
+    /// Train with these arguments too (repeatable, one for each subcommand)
+    #[arg(long, value_name = "ARGS")]
+    train_with: Vec<OsString>,
+
+    /// Train in a scratch copy of DIR [default: the working directory]
+    #[arg(
+        long,
+        value_name = "DIR",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = ".",
+    )]
+    train_dir: Option<PathBuf>,
+
+    /// Use a trained image even if training shows that the program keeps state
+    #[arg(long)]
+    allow_stateful: bool,
 
     /// Give up capturing after so many seconds of readiness
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
@@ -114,7 +162,6 @@ pub(super) struct CaptureArguments {
 enum At {
     Auto,
     Ready,
-    #[value(hide = true)]
     Main,
 }
 
@@ -180,7 +227,7 @@ impl CaptureArguments {
         let at = match self.at {
             At::Auto => CapturePoint::Auto,
             At::Ready => CapturePoint::Ready,
-            At::Main => return later("--at", "main"),
+            At::Main => CapturePoint::Main,
         };
         let engine = match self.engine {
             Engine::Auto => EngineChoice::Auto,
@@ -197,8 +244,38 @@ impl CaptureArguments {
         Ok((at, engine, pids))
     }
 
+    /// What training was asked for.
+    fn training(&self) -> Result<Option<Training>, Failure> {
+        let Self { train, train_with, train_dir, allow_stateful, at, .. } = self;
+        let Some(runs) = *train else {
+            if !train_with.is_empty() || train_dir.is_some() || *allow_stateful {
+                let failure = Failure::usage("how to train is said, but not to train");
+                return Err(failure.hint("--train"));
+            }
+            return Ok(None);
+        };
+        if *at == At::Ready {
+            return Err(Failure::usage("--train takes a capture at main").hint("--at main"));
+        }
+        Ok(Some(Training {
+            runs,
+            with: train_with.clone(),
+            dir: train_dir.clone(),
+            allow_stateful: *allow_stateful,
+        }))
+    }
+
     /// Spells the options out again, for another run of ourselves.
     pub(super) fn to_words(&self) -> Vec<OsString> {
+        let mut words = self.words_but_point();
+        if let Some(at) = self.at.to_possible_value() {
+            words.extend(["--at".into(), at.get_name().into()]);
+        }
+        words
+    }
+
+    /// Spells out all but the capture point.
+    fn words_but_point(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> = Vec::new();
         let mut add = |option: &str, value: &OsStr| {
             words.push(option.into());
@@ -216,16 +293,40 @@ impl CaptureArguments {
         for name in &self.ignore_env {
             add("--ignore-env", name.as_ref());
         }
-        let timeout = self.capture_timeout.as_secs_f64().to_string();
-        add("--capture-timeout", timeout.as_ref());
-        add("--pid-budget", self.pid_budget.to_string().as_ref());
-        for (option, value) in [
-            ("--at", self.at.to_possible_value()),
-            ("--engine", self.engine.to_possible_value()),
-            ("--pids", self.pids.to_possible_value()),
-            ("--clock", self.clock.to_possible_value()),
+        for arguments in &self.train_with {
+            // As one word: it begins with a dash more often than not.
+            let mut option = OsString::from("--train-with=");
+            option.push(arguments);
+            words.push(option);
+        }
+        if let Some(runs) = self.train {
+            words.push(format!("--train={runs}").into());
+        }
+        if let Some(dir) = &self.train_dir {
+            let mut option = OsString::from("--train-dir=");
+            option.push(dir);
+            words.push(option);
+        }
+        if self.allow_stateful {
+            words.push("--allow-stateful".into());
+        }
+        let mut add = |option: &str, value: &OsStr| {
+            words.push(option.into());
+            words.push(value.to_owned());
+        };
+        if self.capture_timeout != DEFAULT_CAPTURE_TIMEOUT {
+            let timeout = self.capture_timeout.as_secs_f64().to_string();
+            add("--capture-timeout", timeout.as_ref());
+        }
+        if self.pid_budget != launcher::PID_BUDGET {
+            add("--pid-budget", self.pid_budget.to_string().as_ref());
+        }
+        for (option, value, is_default) in [
+            ("--engine", self.engine.to_possible_value(), self.engine == Engine::Auto),
+            ("--pids", self.pids.to_possible_value(), self.pids == Pids::Auto),
+            ("--clock", self.clock.to_possible_value(), self.clock == Clocks::Auto),
         ] {
-            if let Some(value) = value {
+            if let Some(value) = value.filter(|_| !is_default) {
                 add(option, value.get_name().as_ref());
             }
         }
@@ -243,6 +344,8 @@ impl Arguments {
             (_, _, true) => Policy::RequireWarm,
             _ => Policy::Auto,
         };
+        let training = self.capture.training()?;
+        let words = self.capture.words_but_point();
         let verbosity = if self.quiet { -1 } else { i8::try_from(self.verbose).unwrap_or(i8::MAX) };
         let options = Options {
             at,
@@ -256,6 +359,11 @@ impl Arguments {
             keep: self.keep,
             inputs: self.capture.inputs,
             ignore_env: self.capture.ignore_env,
+            training,
+            wait: self.wait,
+            verify_every: self.verify_every,
+            aside: self.aside,
+            words,
             policy,
             status_file: self.status_file,
             verbosity,
@@ -280,6 +388,11 @@ fn defaults() -> Options {
         keep: Vec::new(),
         inputs: Vec::new(),
         ignore_env: Vec::new(),
+        training: None,
+        wait: false,
+        verify_every: None,
+        aside: None,
+        words: Vec::new(),
         policy: Policy::Auto,
         status_file: None,
         verbosity: 0,
@@ -336,6 +449,16 @@ fn parse(mut args: Vec<OsString>) -> Result<Parsed, clap::Error> {
     }
 }
 
+/// Checks that these are options of a run, and no command.
+pub(super) fn check_options(options: &[OsString]) -> Result<(), Failure> {
+    let words = [&["warmstart".into()], options, &["--".into(), "x".into()]].concat();
+    match by_parser(words) {
+        Ok(arguments) if arguments.command == ["x"] => arguments.options().map(drop),
+        Ok(_) => Err(Failure::usage("options of a run only, no COMMAND").hint("warmstart --help")),
+        Err(error) => answer_clap(&error).map(drop),
+    }
+}
+
 /// Parses what [`quick`] is not sure of: rare forms, help, mistakes.
 fn by_parser(args: Vec<OsString>) -> Result<Arguments, clap::Error> {
     let matches = parser().try_get_matches_from(args)?;
@@ -379,6 +502,11 @@ fn descriptor(text: &str) -> Result<RawFd, String> {
         Ok(0..=2) => Err("0, 1 and 2 are always the caller's; name one above 2".into()),
         _ => Err("not the number of a descriptor".into()),
     }
+}
+
+/// Parses the classes of 0, 1 and 2, as [`launcher::streams_word`] spells them.
+fn aside(text: &str) -> Result<[Stream; 3], String> {
+    launcher::streams_of_word(text).ok_or_else(|| "not three kinds of streams".into())
 }
 
 /// Parses a positive number of seconds, with a fraction if need be.
@@ -526,14 +654,11 @@ mod tests {
 
     #[test]
     fn what_is_not_available_is_said() {
-        for (option, value) in [("--at", "main"), ("--engine", "criu")] {
-            let Parsed::Arguments(arguments) = parse(words(&[option, value, "x"])).unwrap() else {
-                panic!()
-            };
-            let failure = arguments.options().unwrap_err();
-            let text = format!("{option} {value} is not available in this version");
-            assert_eq!(failure.error.to_string(), text);
-        }
+        let Parsed::Arguments(arguments) = parse(words(&["--engine", "criu", "x"])).unwrap() else {
+            panic!()
+        };
+        let failure = arguments.options().unwrap_err();
+        assert_eq!(failure.error.to_string(), "--engine criu is not available in this version");
     }
 
     #[test]

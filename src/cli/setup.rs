@@ -12,7 +12,9 @@
 //! bounding set lacks the capability, where a plain start must still work.
 
 mod change;
+mod shim;
 
+use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -39,13 +41,25 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "MIN-MAX", conflicts_with = "undo")]
     pid_range: Option<PidRange>,
 
+    /// Make DIR stand in for a JDK: an entry of PATH, or a JAVA_HOME, whose
+    /// programs start through warmstart (needs no privilege)
+    #[arg(long, value_name = "DIR", conflicts_with = "pid_range")]
+    shim: Option<PathBuf>,
+
     /// Only show what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
+
+    /// Options of a run, for the programs in DIR (--train, for one)
+    #[arg(value_name = "OPTION", last = true, requires = "shim", value_parser = clap::value_parser!(OsString))]
+    options: Vec<OsString>,
 }
 
 /// Shows what has to be done, and does it.
 pub(super) fn main(arguments: &Arguments) -> Result<u8, Failure> {
+    if let Some(dir) = &arguments.shim {
+        return shim::main(dir, arguments.undo, arguments.dry_run, &arguments.options);
+    }
     let binary = environment::binary()?;
     let changes = changes(&binary, arguments)?;
     if changes.is_empty() {

@@ -16,7 +16,7 @@ use super::environment;
 use super::host::{Host, Stream};
 use super::memory::{DigestMemory, Known};
 use super::program::{Chain, Format, Program};
-use super::{EntryId, Fingerprint, FingerprintError, Input, Scope};
+use super::{EntryId, Fingerprint, FingerprintError, Input, Point, Scope};
 use crate::command::Command;
 
 /// How much of a value is shown, in characters.
@@ -184,13 +184,26 @@ impl<'a> Collector<'a> {
         self.add(label, Digest::of(value), shown);
     }
 
-    /// Adds arguments, environment, working directory and our own options.
-    pub(super) fn command(&mut self, command: &Command, scope: &Scope) {
+    /// Adds the working directory itself.
+    pub(super) fn working_directory(&mut self) {
+        self.bytes("working directory".to_owned(), self.cwd.as_os_str().as_bytes());
+    }
+
+    /// Adds arguments, environment, working directory and our own options, as
+    /// far as they count at the capture point.
+    pub(super) fn command(&mut self, command: &Command, scope: &Scope, host: &Host) {
         for (number, argument) in command.argv.iter().enumerate() {
             self.bytes(format!("argument {number}"), argument.as_bytes());
         }
-        self.bytes("working directory".to_owned(), command.cwd.as_os_str().as_bytes());
-        let variables = environment::relevant(&command.env, &scope.ignore_env);
+        let mut variables = environment::relevant(&command.env, &scope.ignore_env);
+        match scope.point {
+            Point::Ready => self.working_directory(),
+            // What it starts from is asked of its line (`java::collect`).
+            Point::Main => {
+                let account = host.account.as_deref();
+                variables.retain(|variable| environment::is_read_at_main(variable.name, account));
+            }
+        }
         for (index, variable) in variables.iter().enumerate() {
             let mut label =
                 format!("environment variable {}", String::from_utf8_lossy(variable.name));

@@ -113,6 +113,36 @@ pub fn is_ignored(name: &[u8]) -> bool {
     IGNORED.iter().any(|ignored| ignored.as_bytes() == name)
 }
 
+/// Variables that a JVM, its launcher or libc read before `main`.
+const READ_AT_MAIN: [&str; 12] = [
+    "JAVA_TOOL_OPTIONS",
+    "JDK_JAVA_OPTIONS",
+    "JDK_AOT_VM_OPTIONS",
+    "CLASSPATH",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TZDIR",
+    "LOCPATH",
+    "NLSPATH",
+    "GCONV_PATH",
+    "RES_OPTIONS",
+];
+/// The same, by how their names begin: libc's, the linker's, the launcher's.
+const READ_AT_MAIN_PREFIXES: [&str; 5] = ["LC_", "LD_", "MALLOC_", "GLIBC_", "_JAVA_"];
+
+/// Tells whether a variable decides what a JVM becomes before `main`; all
+/// others it gets from the caller at each restore. `account` is the user's
+/// line of `/etc/passwd`: without a home in it, `user.home` is `HOME`.
+pub fn is_read_at_main(name: &[u8], account: Option<&str>) -> bool {
+    if name == b"HOME" {
+        // JDK: java_props_md.c takes HOME for a home of less than three bytes.
+        return account.and_then(|line| line.split(':').nth(5)).is_none_or(|home| home.len() < 3);
+    }
+    READ_AT_MAIN.iter().any(|read| read.as_bytes() == name)
+        || READ_AT_MAIN_PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+}
+
 /// A string of the environment that is part of the fingerprint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Variable<'a> {
@@ -179,6 +209,15 @@ mod tests {
         let swapped = env(&[b"X=2", b"X=1", b"PATH=/bin"]);
         assert_ne!(relevant(&one, &ignore), relevant(&swapped, &ignore));
         assert_ne!(relevant(&one, &[]), relevant(&two, &[]));
+    }
+
+    #[test]
+    fn a_home_is_read_where_the_account_has_none() {
+        let reads = |name: &str, account| is_read_at_main(name.as_bytes(), account);
+        assert!(reads("LC_ALL", None) && reads("TZ", None) && reads("_JAVA_OPTIONS", None));
+        assert!(!reads("PATH", None) && !reads("JDK_JAVAC_OPTIONS", None));
+        assert!(!reads("HOME", Some("u:x:1000:1000:U:/home/u:/bin/sh")));
+        assert!(reads("HOME", Some("u:x:1000:1000:U:/:/bin/sh")) && reads("HOME", None));
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::FingerprintError;
 use super::collector::{Collector, Found};
 use super::directory::Extent;
 use super::memory::Note;
+use super::{FingerprintError, Point};
 use crate::command::Command;
 use crate::jvm::options::{self, Options};
 use crate::jvm::{Home, manifest};
@@ -23,6 +23,7 @@ pub(super) fn collect(
     home: &Home,
     argv: &[OsString],
     command: &Command,
+    point: Point,
 ) -> Result<(), FingerprintError> {
     for file in home.files() {
         collector.file("JVM file", &file)?;
@@ -30,10 +31,19 @@ pub(super) fn collect(
     for file in ["/etc/localtime", "/etc/timezone"] {
         collector.file("time zone", Path::new(file))?;
     }
-    let Options { class_path, module_path, agents, source, files } =
-        options::read(home.tool(), argv, command);
+    let options = options::read(home.tool(), argv, command);
+    if point == Point::Main && options.is_relative() {
+        collector.working_directory();
+    }
+    let Options { class_path, module_path, agents, source, files, in_cwd, .. } = options;
     for file in files {
         collector.file("JVM option file", &file)?;
+    }
+    // Nothing of the program has run before `main`.
+    if point == Point::Ready {
+        for file in in_cwd {
+            collector.file("JVM option file", &file)?;
+        }
     }
     let mut places = Places { collector, seen: HashSet::new(), real_cwd: None };
     for place in module_path {

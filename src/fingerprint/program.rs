@@ -187,6 +187,11 @@ fn executable(path: &Path) -> io::Result<()> {
 }
 
 impl Program {
+    /// Tells whether it is a script with an interpreter in its first line.
+    pub fn is_script(&self) -> bool {
+        matches!(self.format, Format::Script { .. })
+    }
+
     /// Reads what kind of program a file is.
     fn read(path: PathBuf) -> Result<Self, FingerprintError> {
         let read = || -> io::Result<(PathBuf, Format)> {

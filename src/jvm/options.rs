@@ -45,6 +45,35 @@ const FILE_OPTIONS: [&[u8]; 11] = [
     b"-Djava.security.properties=",
     b"-Djava.util.logging.config.file=",
 ];
+/// Options, by how they begin, with which something of the program or of its
+/// surroundings is there before `main`, or the JVM prints or does more than to
+/// start `main`: other agents, ports, logs, archives written at the end.
+const NOT_AT_MAIN: [&[u8]; 24] = [
+    b"-agentlib:",
+    b"-agentpath:",
+    b"-javaagent:",
+    b"-Xrun",
+    b"-Xdebug",
+    b"-Xlog",
+    b"-Xloggc",
+    b"-verbose",
+    b"--verbose",
+    b"-showversion",
+    b"--show-version",
+    b"-Xdiag",
+    b"-splash:",
+    b"-XX:+Print",
+    b"-XX:+Log",
+    b"-XX:+TraceClass",
+    b"-XX:StartFlightRecording",
+    b"-XX:FlightRecorderOptions",
+    b"-XX:ArchiveClassesAtExit",
+    b"-XX:AOTMode=record",
+    b"-XX:AOTMode=create",
+    b"-XX:AOTCacheOutput",
+    b"-XX:CRaC",
+    b"-Dcom.sun.management.",
+];
 /// Files that a JVM may read in its working directory.
 const IN_CWD: [&str; 2] = [".hotspotrc", ".hotspot_compiler"];
 /// Configurations that Spring Boot, by far the most common of the frameworks,
@@ -72,6 +101,22 @@ pub struct Options {
     pub source: Option<PathBuf>,
     /// Any other files, the argument files among them.
     pub files: Vec<PathBuf>,
+    /// Files that a program may find in its working directory.
+    pub in_cwd: Vec<PathBuf>,
+    /// How many words at the end of the line are the program's own, if it
+    /// names a program at all.
+    pub arguments: Option<usize>,
+    /// The first option for which the JVM is not captured before `main`.
+    pub forbids_main: Option<OsString>,
+}
+
+impl Options {
+    /// Tells whether a path depends on the working directory.
+    pub fn is_relative(&self) -> bool {
+        let Self { class_path, module_path, agents, source, files, .. } = self;
+        let mut lists = [class_path, module_path, agents, files].into_iter().flatten();
+        lists.any(|path| path.is_relative()) || source.as_ref().is_some_and(|p| p.is_relative())
+    }
 }
 
 /// Reads a whole file, or nothing if it is too large or not there.
@@ -105,11 +150,14 @@ pub fn read(tool: Tool, argv: &[OsString], command: &Command) -> Options {
             reader.finish(default.unwrap_or(OsStr::new(".")));
         }
         Tool::Other => {
+            let mut arguments = 0;
             for word in own {
-                if let Some(option) = word.strip_prefix(b"-J") {
-                    reader.vm_option(option);
+                match word.strip_prefix(b"-J") {
+                    Some(option) => reader.vm_option(option),
+                    None => arguments += 1,
                 }
             }
+            reader.options.arguments = Some(arguments);
         }
     }
     reader.options
@@ -138,6 +186,7 @@ impl Reader<'_> {
         let mut expand = true;
         let mut main = Main::ClassOrSource;
         let mut class_path = None;
+        let (mut is_named, mut is_source) = (false, false);
         // What is still to be read, the next word last.
         let mut rest: Vec<(Vec<u8>, Origin)> =
             words.into_iter().rev().map(|word| (word, Origin::Line)).collect();
@@ -162,11 +211,13 @@ impl Reader<'_> {
                 || word.starts_with(b"--module=")
             {
                 main = Main::Module;
+                is_named = word.starts_with(b"--module=") || rest.pop().is_some();
                 break;
             } else if word == b"-jar" {
                 main = Main::Jar;
             } else if WITH_VALUE.contains(&word.as_slice()) {
                 let value = value();
+                is_source |= word == b"--source";
                 self.module_option(&word, &value);
             } else if word.starts_with(b"-") {
                 match word.iter().position(|byte| *byte == b'=') {
@@ -176,13 +227,20 @@ impl Reader<'_> {
                     _ => self.vm_option(&word),
                 }
             } else {
+                is_named = true;
                 match main {
                     Main::Jar => class_path = Some(word),
-                    _ if word.ends_with(b".java") => self.options.source = Some(path_of(&word)),
+                    _ if word.ends_with(b".java") || is_source => {
+                        self.options.source = Some(path_of(&word))
+                    }
                     _ => {}
                 }
                 break;
             }
+        }
+        if is_named {
+            let own = rest.iter().filter(|(_, origin)| *origin == Origin::Line).count();
+            self.options.arguments = Some(own);
         }
         if let Some(path) = class_path {
             // The jar of -jar is no list: its name may have a colon.
@@ -223,6 +281,10 @@ impl Reader<'_> {
 
     /// Looks at an option of the virtual machine itself.
     fn vm_option(&mut self, option: &[u8]) {
+        if NOT_AT_MAIN.iter().any(|start| option.starts_with(start)) {
+            let word = || OsString::from_vec(option.to_vec());
+            self.options.forbids_main.get_or_insert_with(word);
+        }
         let before = |text: &[u8], end: u8| {
             text.split(|byte| *byte == end).next().unwrap_or_default().to_vec()
         };
@@ -264,7 +326,7 @@ impl Reader<'_> {
         }
         self.options.class_path.retain(|path| !path.as_os_str().is_empty());
         let in_cwd = IN_CWD.iter().chain(&CONFIGURATIONS).map(PathBuf::from);
-        self.options.files.extend(in_cwd.filter(|path| self.cwd.join(path).exists()));
+        self.options.in_cwd.extend(in_cwd.filter(|path| self.cwd.join(path).exists()));
     }
 }
 
@@ -353,11 +415,42 @@ mod tests {
         assert_eq!(found.class_path, paths(&["lib.jar"]));
         let found = options("java @args -XX:VMOptionsFile=vm Main @args", &[], dir.path());
         assert_eq!(found.files[0], Path::new("args"));
-        assert!(found.files.contains(&PathBuf::from("application.yml")));
+        assert!(found.in_cwd.contains(&PathBuf::from("application.yml")));
         let found = options("java --disable-@files @args", &[], dir.path());
         assert_eq!(found.class_path, paths(&["."]));
         let found = options("java @missing Main", &[], dir.path());
         assert_eq!(found.files[0], Path::new("missing"));
+    }
+
+    #[test]
+    fn the_programs_own_words_are_what_follows_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("args"), "-cp lib.jar Main one").unwrap();
+        let found = |line| {
+            let found = options(line, &["JDK_JAVA_OPTIONS=-cp x"], dir.path());
+            (found.arguments, found.forbids_main)
+        };
+        let own = |count| (Some(count), None);
+        assert_eq!(found("java -cp x Main a b"), own(2));
+        assert_eq!(found("java -jar -Xmx1g x.jar -jar"), own(1));
+        assert_eq!(found("java -m m/x.Main"), own(0));
+        assert_eq!(found("java --module=m/x.Main -m"), own(1));
+        assert_eq!(found("java @args two three"), own(2));
+        assert_eq!(found("java --source 21 Main a"), own(1));
+        assert_eq!(found("java -version"), (None, None));
+        assert_eq!(found("java -jar"), (None, None));
+        assert_eq!(found("java -m"), (None, None));
+        let (own, forbids) = found("java -javaagent:a.jar -Xlog:gc Main -Xint");
+        assert_eq!((own, forbids.unwrap()), (Some(1), "-javaagent:a.jar".into()));
+    }
+
+    #[test]
+    fn paths_may_depend_on_the_working_directory() {
+        let nowhere = Path::new("/nonexistent");
+        let relative = |line| options(line, &[], nowhere).is_relative();
+        assert!(relative("java Main") && relative("java -cp /a:b Main"));
+        assert!(relative("java -cp /a: Main") && relative("java Main.java"));
+        assert!(!relative("java -jar /x.jar rel") && !relative("java -p /m -m m/x.Main"));
     }
 
     #[test]
@@ -370,6 +463,7 @@ mod tests {
         let command = Command { argv: argv.clone(), env: Vec::new(), cwd: "/".into() };
         let found = read(Tool::Other, &argv, &command);
         assert_eq!(found.agents, paths(&["a.jar"]));
-        assert!(found.class_path.is_empty());
+        assert!(found.class_path.is_empty() && found.is_relative());
+        assert_eq!(found.arguments, Some(2));
     }
 }

@@ -150,6 +150,11 @@ impl<'a> Capture<'a> {
         }
     }
 
+    /// Tells whether there is an entry now.
+    pub fn is_committed(&self) -> bool {
+        self.status.outcome == Outcome::Captured
+    }
+
     /// Adds what the relay has to wait for.
     pub fn interests<'f>(&'f self, fds: &mut Vec<PollFd<'f>>) {
         self.parts.interests(fds);
@@ -169,7 +174,7 @@ impl<'a> Capture<'a> {
     }
 
     /// The program has ended: an image that is already read is still written.
-    pub fn program_ended(mut self) {
+    pub fn program_ended(&mut self) {
         match &self.stage {
             Stage::Writing { result, .. } => match result.recv_timeout(LAST_COMMIT) {
                 Ok(result) => self.written(result),

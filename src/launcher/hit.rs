@@ -10,14 +10,16 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::delivery;
+use super::delivery::AtMain;
 use super::inner::{self, Inner, Running};
 use super::probing::chain;
-use super::{Options, Policy};
+use super::{Options, Policy, Training};
 use crate::cache::{Cache, CacheError, CaptureLock, Entry, NewEntry, Staging};
 use crate::command::Command;
 use crate::fingerprint::{
-    self, DigestMemory, EntryId, FileIdentity, Fingerprint, FingerprintError, Host, Reading, Scope,
-    Stream, explain,
+    self, DigestMemory, EntryId, FileIdentity, Fingerprint, FingerprintError, Host, JvmLine,
+    NotAtMain, Point, Reading, Scope, Stream, explain,
 };
 use crate::restore::{self, CannotRestore, Restored, Witness};
 use crate::snapshot::Snapshot;
@@ -34,6 +36,9 @@ const READ_AT_ONCE: u64 = 4 << 20;
 /// The file of an image that holds [`Notify`].
 const NOTIFY_FILE: &str = "notify.json";
 
+/// How the note begins about an entry that was retired.
+const RETIRED: &str = "its image was retired: ";
+
 /// Why there is no key to look for.
 #[derive(Debug, thiserror::Error)]
 pub enum NoLookup {
@@ -49,6 +54,9 @@ pub enum NoLookup {
     /// The cache cannot be used.
     #[error("the cache cannot be used")]
     Cache(#[from] CacheError),
+    /// It cannot be captured at main.
+    #[error(transparent)]
+    NotAtMain(NotAtMain),
     /// An input cannot be read.
     #[error("no fingerprint")]
     Fingerprint(#[source] FingerprintError),
@@ -140,7 +148,8 @@ pub struct Lookup {
     entry: Option<Entry>,
     claim: Option<CaptureLock>,
     notify: Option<PathBuf>,
-    point: &'static str,
+    /// At main: the whole command, and its line.
+    line: Option<(Command, JvmLine)>,
     policy: Policy,
     /// When the key was computed, or begun to be: before any start.
     began: SystemTime,
@@ -157,19 +166,8 @@ pub struct Caller<'a> {
     pub blocked: Vec<i32>,
 }
 
-/// Computes the key of a command.
-pub fn look_up(
-    command: &Command,
-    options: &Options,
-    caller: Caller<'_>,
-) -> Result<Lookup, NoLookup> {
-    let began = SystemTime::now();
-    let cache = match options.policy {
-        Policy::Auto | Policy::Refresh => Cache::open(&options.cache_dir)?,
-        Policy::NoCapture | Policy::RequireWarm => {
-            Cache::open_existing(&options.cache_dir)?.ok_or(NoLookup::NoCache)?
-        }
-    };
+/// Looks at the machine for a caller.
+pub fn host(caller: Caller<'_>) -> Host {
     let mut host = Host::current();
     for (stream, closed) in host.streams.iter_mut().zip(caller.closed_stdio) {
         if closed {
@@ -178,9 +176,38 @@ pub fn look_up(
     }
     host.ignored_signals = caller.ignored.to_vec();
     host.blocked_signals = caller.blocked;
-    let scope = scope(options);
+    host
+}
+
+/// Computes the key of a command at a capture point.
+pub fn look_up(
+    command: &Command,
+    options: &Options,
+    host: Host,
+    point: Point,
+) -> Result<Lookup, NoLookup> {
+    let began = SystemTime::now();
+    let line = match point {
+        Point::Ready => None,
+        Point::Main if !options.keep.is_empty() => {
+            return Err(NoLookup::NotAtMain(NotAtMain::Option("--keep-fd".into())));
+        }
+        Point::Main => Some((command.clone(), JvmLine::of(command).map_err(NoLookup::from)?)),
+    };
+    let command =
+        &line.as_ref().map_or_else(|| command.clone(), |(whole, line)| line.command(whole));
+    let cache = match options.policy {
+        Policy::Auto | Policy::Refresh => Cache::open(&options.cache_dir)?,
+        Policy::NoCapture | Policy::RequireWarm => {
+            Cache::open_existing(&options.cache_dir)?.ok_or(NoLookup::NoCache)?
+        }
+    };
+    let scope = scope(options, point);
     let mut digests = cache.digests();
-    digests.set_reading(Reading::UpTo(READ_AT_ONCE));
+    digests.set_reading(match options.aside {
+        Some(_) => Reading::All,
+        None => Reading::UpTo(READ_AT_ONCE),
+    });
     let mut result = fingerprint::of(command, &scope, &host, &mut digests);
     if let Err(error) = &result
         && error.is_unread()
@@ -204,7 +231,17 @@ pub fn look_up(
     digests.set_reading(Reading::All);
     let mut lookup = Lookup::new(cache, command.clone(), scope, host, digests, fingerprint, began);
     lookup.policy = options.policy;
+    lookup.line = line;
     Ok(lookup)
+}
+
+impl From<NotAtMain> for NoLookup {
+    fn from(reason: NotAtMain) -> Self {
+        match reason {
+            NotAtMain::Program(error) => error.into(),
+            reason => Self::NotAtMain(reason),
+        }
+    }
 }
 
 impl From<FingerprintError> for NoLookup {
@@ -220,14 +257,20 @@ impl From<FingerprintError> for NoLookup {
 
 /// Returns what the options add to the fingerprint: an image made under other
 /// conditions is another image.
-fn scope(options: &Options) -> Scope {
-    let mut settings = vec![("capture point".to_owned(), "ready".to_owned())];
+fn scope(options: &Options, point: Point) -> Scope {
+    let mut settings = vec![("capture point".to_owned(), point.name().to_owned())];
+    let is_ready = point == Point::Ready;
+    if let Some(training) = options.training.as_ref().filter(|_| !is_ready) {
+        let Training { runs, with, dir, allow_stateful } = training;
+        let how = format!("{runs} {with:?} {dir:?} {allow_stateful}");
+        settings.push(("--train".to_owned(), how));
+    }
     // As lists, so that two commands never read like one.
-    if !options.ready.is_empty() {
+    if is_ready && !options.ready.is_empty() {
         let probes: Vec<String> = options.ready.iter().map(ToString::to_string).collect();
         settings.push(("--ready".to_owned(), format!("{probes:?}")));
     }
-    if !options.warmup.is_empty() {
+    if is_ready && !options.warmup.is_empty() {
         settings.push(("--warmup".to_owned(), format!("{:?}", options.warmup)));
     }
     if !options.keep.is_empty() {
@@ -237,6 +280,7 @@ fn scope(options: &Options) -> Scope {
         settings.push(("--keep-fd".to_owned(), format!("{keep:?}")));
     }
     Scope {
+        point,
         inputs: options.inputs.clone(),
         ignore_env: options.ignore_env.clone(),
         settings,
@@ -264,7 +308,7 @@ impl Lookup {
             entry: None,
             claim: None,
             notify: None,
-            point: "ready",
+            line: None,
             policy: Policy::Auto,
             began,
         }
@@ -313,6 +357,11 @@ impl Lookup {
         inner.check(&self.scope, &self.host, &mut self.digests)
     }
 
+    /// Lets go of the entry that was found.
+    pub fn let_go(&mut self) {
+        self.entry = None;
+    }
+
     /// Says what is different from the entry that comes closest, one line for
     /// each difference.
     pub fn differences(&self) -> Vec<String> {
@@ -331,8 +380,15 @@ impl Lookup {
             return Err(CannotRestore::Unusable("there is no entry".into()));
         };
         let dir = entry.image_dir();
+        let mut lent = Vec::new();
+        if let Some((whole, line)) = &self.line {
+            let failed = |error| CannotRestore::Unusable(format!("{}: {error}", delivery::FILE));
+            let at_main = AtMain::read(&dir).map_err(failed)?;
+            lent.push((at_main.fd, at_main.deliver(whole, line).map_err(failed)?));
+        }
         restore::native(&restore::Request {
             dir: &dir,
+            lent: &lent,
             plan: restore::plan::Bytes::Verified,
             program: Some(&Verified { entry, digests: &self.digests }),
             keep: &options.keep,
@@ -406,6 +462,58 @@ impl Lookup {
         }
     }
 
+    /// At main: the whole command, and its line.
+    pub fn line(&self) -> Option<&(Command, JvmLine)> {
+        self.line.as_ref()
+    }
+
+    /// Returns where the agent's library is put.
+    pub fn agent_dir(&self) -> PathBuf {
+        self.cache.agent_dir()
+    }
+
+    /// Returns the path of the log of a capture at main.
+    pub fn log_path(&self) -> PathBuf {
+        self.cache.log_path(&self.fingerprint.id)
+    }
+
+    /// Returns the path of that log, if it is there.
+    pub fn log(&self) -> Option<PathBuf> {
+        self.line.as_ref().map(|_| self.log_path()).filter(|path| path.exists())
+    }
+
+    /// Returns a path for files of a capture, which is this process's own.
+    pub fn scratch_dir(&self) -> PathBuf {
+        self.cache.temporary()
+    }
+
+    /// Returns why it was not captured lately, if it was tried.
+    pub fn refused_lately(&self) -> Option<String> {
+        self.cache.refused_lately(&self.fingerprint.id)
+    }
+
+    /// Returns how often the entry will have been restored with this time.
+    pub fn restores(&self) -> u64 {
+        self.cache.usage(&self.fingerprint.id).restores + 1
+    }
+
+    /// Retires the entry at main because it did not do what a cold run does.
+    pub fn retire(&self, reason: &str) {
+        self.remove();
+        self.note_refusal(&format!("{RETIRED}{reason}"));
+    }
+
+    /// Returns why the entry at main was retired, if it was.
+    pub fn retired(&self) -> Option<String> {
+        self.line.as_ref()?;
+        self.refused_lately().filter(|reason| reason.starts_with(RETIRED))
+    }
+
+    /// Removes the entry; one that is in use stays.
+    pub fn remove(&self) {
+        let _ = self.cache.remove(&self.fingerprint.id);
+    }
+
     /// Tells which socket the program notifies.
     pub fn set_notify(&mut self, path: &Path) {
         self.notify = Some(path.to_owned());
@@ -423,7 +531,7 @@ impl Lookup {
             host: self.host.clone(),
             fingerprint: self.fingerprint.clone(),
             notify: self.notify.clone(),
-            point: self.point,
+            point: self.scope.point,
             began: self.began,
         })
     }
@@ -450,6 +558,20 @@ impl Witness for Verified<'_> {
     }
 }
 
+/// What a snapshot was taken of.
+#[derive(Debug)]
+pub enum Origin {
+    /// The user's own run, which is ready.
+    Run {
+        /// What the command was by then.
+        running: Running,
+        /// Whether it had said READY=1.
+        notified: bool,
+    },
+    /// A JVM of our own that waits before `main`.
+    Main(AtMain),
+}
+
 /// An entry in the making; gone when dropped.
 #[derive(Debug)]
 pub struct Draft {
@@ -461,7 +583,7 @@ pub struct Draft {
     host: Host,
     fingerprint: Fingerprint,
     notify: Option<PathBuf>,
-    point: &'static str,
+    point: Point,
     began: SystemTime,
 }
 
@@ -471,23 +593,31 @@ impl Draft {
         &self.image_dir
     }
 
-    /// Makes the entry; `captured_at` is no later than the freeze, and
-    /// `running` what the command was by then.
+    /// Makes the entry; `captured_at` is no later than the freeze.
     pub fn commit(
         self,
         snapshot: &Snapshot,
-        running: Running,
+        origin: Origin,
         captured_at: SystemTime,
-        notified: bool,
     ) -> Result<(), String> {
         let mut digests = self.cache.digests();
         self.check_inputs(&mut digests)?;
         let Self { command, scope, host, began, .. } = &self;
-        if let Some(inner) = Inner::record(running, command, scope, host, *began, &mut digests)? {
-            self.write(inner::FILE, &inner)?;
-        }
-        if let Some(path) = self.notify.clone() {
-            self.write(NOTIFY_FILE, &Notify { path, notified })?;
+        let mut tier = None;
+        match origin {
+            Origin::Run { running, notified } => {
+                let inner = Inner::record(running, command, scope, host, *began, &mut digests)?;
+                if let Some(inner) = inner {
+                    self.write(inner::FILE, &inner)?;
+                }
+                if let Some(path) = self.notify.clone() {
+                    self.write(NOTIFY_FILE, &Notify { path, notified })?;
+                }
+            }
+            Origin::Main(at_main) => {
+                self.write(delivery::FILE, &at_main)?;
+                tier = Some(at_main.tier);
+            }
         }
         let new = NewEntry {
             fingerprint: &self.fingerprint,
@@ -497,7 +627,8 @@ impl Draft {
             boot_id: &self.host.boot_id,
             kernel: &self.host.kernel,
             engine: "native",
-            capture_point: self.point,
+            capture_point: self.point.name(),
+            tier,
             pid: snapshot.pid,
             threads: snapshot.threads,
             len_pages: snapshot.len_pages,

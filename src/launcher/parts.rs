@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use nix::poll::PollFd;
 
 use super::capture::{Job, Parts, Readiness};
-use super::hit::{Lookup, Unread};
+use super::hit::{Lookup, Origin, Unread};
 use super::inner::Running;
 use super::probing::Probing;
 use crate::pids::placing::Placed;
@@ -174,7 +174,7 @@ impl Parts for Native {
                 let notified = self.probing.has_notified();
                 Ok(Box::new(move || {
                     let snapshot = frozen.write().map_err(|refusal| refusal.reason)?;
-                    draft.commit(&snapshot, running, captured_at, notified)
+                    draft.commit(&snapshot, Origin::Run { running, notified }, captured_at)
                 }))
             }
             // The relay is about to learn it; nothing stood in the way.

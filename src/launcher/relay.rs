@@ -147,7 +147,7 @@ impl Relay {
     }
 
     /// Relays until the program ends; does the steps of a capture meanwhile.
-    pub fn run(mut self, mut capture: Option<Capture<'_>>) -> Ending {
+    pub fn run(mut self, mut capture: Option<&mut Capture<'_>>) -> Ending {
         self.wait();
         let ending = loop {
             if let Some(ending) = self.ending {
@@ -161,7 +161,7 @@ impl Relay {
                 pause = capture.step(self.stopped);
                 self.notify = capture.take_notify().or(self.notify.take());
             }
-            self.sleep(capture.as_ref(), pause);
+            self.sleep(capture.as_deref(), pause);
             self.tap.pump(&mut |source, bytes| {
                 if let Some(capture) = &mut capture {
                     capture.output(source, bytes);

@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
+use super::aside::{self, Aside, Errand};
 use super::capture::Capture;
 use super::hit::{Found, Lookup, NoLookup};
 use super::outcome::{Herald, Outcome, Status, ms};
@@ -10,18 +11,18 @@ use super::parts::{Key, Native, Place};
 use super::probing::{self, Probing};
 use super::relay::{self, Ending, Relay};
 use super::stdio::{self, Tap};
-use super::{OWN_FAILURE, Options, Policy, descriptors, hit, spawn};
+use super::{CapturePoint, OWN_FAILURE, Options, Policy, descriptors, hit, spawn};
 use crate::command::Command;
+use crate::fingerprint::{Host, Point, Stream};
 use crate::pids::Strategy;
-use crate::pids::placing::{self, Placed};
 use crate::pids::range::RangeError;
 use crate::privilege;
 use crate::readiness::{Probe, Started, Target};
 use crate::restore::{CannotRestore, Restored};
 use crate::snapshot::{FileId, StdinAtStart, StdioOrigin};
-use crate::sys::birth::Birth;
-use crate::sys::process::{self, Exec, Inherited, SpawnError};
+use crate::sys::process::{self, Inherited, SpawnError};
 use crate::sys::{self, signals};
+use crate::ui;
 
 /// Signals that a caller may have ignored for the program, as `nohup(1)` and
 /// shells do; asking about all of them would cost a call each.
@@ -52,6 +53,11 @@ pub struct Run {
     passed: Vec<RawFd>,
     herald: Herald,
     status: Status,
+    /// What 0, 1 and 2 are, if the program is to be captured at main once it
+    /// has ended.
+    later: Option<[Stream; 3]>,
+    /// What 0, 1 and 2 were at the start, once that is known.
+    streams: Option<[Stream; 3]>,
 }
 
 /// How a cold start is to be done.
@@ -60,6 +66,9 @@ enum Start {
     Plain,
     /// As a child that is captured.
     Captured(Box<Lookup>),
+    /// As a child that is captured at main in a second process, once it has
+    /// ended.
+    Followed,
 }
 
 impl Run {
@@ -69,7 +78,8 @@ impl Run {
         let inherited = Inherited::now();
         let ignored = ignored_signals(&inherited);
         let (passed, status) = (Vec::new(), Status::cold());
-        Self { command, options, inherited, ignored, passed, herald, status }
+        let (later, streams) = (None, None);
+        Self { command, options, inherited, ignored, passed, herald, status, later, streams }
     }
 
     /// Runs; returns the exit status, if there is a process left to have one.
@@ -99,10 +109,50 @@ impl Run {
             ignored: &self.ignored,
             blocked: self.inherited.mask.signals(),
         };
-        match hit::look_up(&self.command, &self.options, caller) {
-            Ok(lookup) => self.looked_up(Box::new(lookup)),
+        let host = hit::host(caller);
+        self.streams = Some(host.streams);
+        if self.options.at == CapturePoint::Main {
+            return self.go_at_main(host);
+        }
+        let looked_up = hit::look_up(&self.command, &self.options, host.clone(), Point::Ready);
+        if let Ok(lookup) = looked_up {
+            return self.looked_up(Box::new(lookup), Some(host));
+        }
+        // Not even its own files are known: one at main may be there all the
+        // same.
+        if let Err(NoLookup::Unread(_) | NoLookup::NoEntry) = &looked_up
+            && let Some(lookup) = self.found_at_main(host)
+        {
+            return self.looked_up(lookup, None);
+        }
+        self.no_lookup(looked_up.map(drop))
+    }
+
+    /// Runs a command that is captured at main only.
+    fn go_at_main(mut self, host: Host) -> u8 {
+        let captures = matches!(self.options.policy, Policy::Auto | Policy::Refresh);
+        let streams = Some(host.streams).filter(|_| captures);
+        match hit::look_up(&self.command, &self.options, host, Point::Main) {
+            Ok(lookup) => {
+                self.later = streams;
+                self.looked_up(Box::new(lookup), None)
+            }
+            Err(NoLookup::Unread(_)) => {
+                self.later = streams;
+                self.status.reason = Some("no entry yet".into());
+                self.herald.detail("started cold: no entry yet; its files were never read");
+                self.start(Start::Followed)
+            }
+            Err(error) => self.no_lookup(Err(error)),
+        }
+    }
+
+    /// Starts without an entry, since there is no key.
+    fn no_lookup(mut self, reason: Result<(), NoLookup>) -> u8 {
+        let Err(reason) = reason else { return self.start(Start::Plain) };
+        match reason {
             // There is nothing to restore, or the start will say what is wrong.
-            Err(reason @ (NoLookup::NoCache | NoLookup::NoEntry | NoLookup::NoProgram)) => {
+            NoLookup::NoCache | NoLookup::NoEntry | NoLookup::NoProgram => {
                 self.status.reason = Some(reason.to_string());
                 match (self.options.policy, reason) {
                     (Policy::RequireWarm, NoLookup::NoCache | NoLookup::NoEntry) => {
@@ -111,14 +161,33 @@ impl Run {
                     _ => self.start(Start::Plain),
                 }
             }
-            Err(NoLookup::Unread(unread)) => {
+            NoLookup::Unread(unread) => {
                 self.status.reason = Some("no entry yet".into());
                 self.status.timings_ms.lookup = ms(sys::start::age());
                 self.herald.detail("started cold: no entry yet; its files are read meanwhile");
                 self.start_captured(Key::Unread(unread))
             }
-            Err(reason) => self.refuse(probing::chain(&reason), Start::Plain),
+            reason => self.refuse(probing::chain(&reason), Start::Plain),
         }
+    }
+
+    /// Looks for an entry at main of a command that has none of its own.
+    fn found_at_main(&mut self, host: Host) -> Option<Box<Lookup>> {
+        if self.options.at == CapturePoint::Ready {
+            return None;
+        }
+        let streams = host.streams;
+        let lookup = hit::look_up(&self.command, &self.options, host, Point::Main);
+        if let (Ok(_) | Err(NoLookup::Unread(_)), Policy::Auto | Policy::Refresh) =
+            (&lookup, self.options.policy)
+        {
+            self.later = Some(streams);
+        }
+        let mut lookup = Box::new(lookup.ok()?);
+        if self.options.policy == Policy::Refresh {
+            return None;
+        }
+        matches!(lookup.find(), Found::Entry).then_some(lookup)
     }
 
     fn reason_for_plain(&self) -> Option<String> {
@@ -127,32 +196,50 @@ impl Run {
         descriptors::reason_for_plain(&self.command, &unkept, std::process::id())
     }
 
-    fn looked_up(mut self, mut lookup: Box<Lookup>) -> u8 {
+    /// Goes on with a key; `host` if there may be an entry at main as well.
+    fn looked_up(mut self, mut lookup: Box<Lookup>, host: Option<Host>) -> u8 {
         self.status.entry = Some(lookup.id());
         let found = match self.options.policy {
             Policy::Refresh => Found::Nothing,
             _ => lookup.find(),
         };
+        if !matches!(found, Found::Entry)
+            && let Some(host) = host
+            && let Some(at_main) = self.found_at_main(host)
+        {
+            return self.looked_up(at_main, None);
+        }
+        let is_at_main = lookup.line().is_some();
         self.status.timings_ms.lookup = ms(sys::start::age());
         match found {
             Found::Entry => match self.restore(&lookup) {
                 Ok((restored, began)) => self.restored(restored, began, lookup),
                 Err(reason) => {
                     self.inherited.mask.set();
-                    let start = if is_worth_a_capture(&reason, &mut lookup) {
+                    let is_worth = is_worth_a_capture(&reason, &mut lookup);
+                    let start = if is_worth && !is_at_main {
                         Start::Captured(lookup)
                     } else {
                         lookup.save_digests();
-                        Start::Plain
+                        self.later = self.later.filter(|_| is_worth);
+                        if is_worth { Start::Followed } else { Start::Plain }
                     };
                     self.refuse(reason.to_string(), start)
                 }
             },
+            Found::Unusable(reason) if is_at_main => self.refuse(reason, Start::Followed),
             Found::Unusable(reason) => self.refuse(reason, Start::Captured(lookup)),
             Found::Nothing => {
+                if let Some(reason) = lookup.retired().filter(|_| self.later.is_some()) {
+                    return self.refuse(reason, Start::Plain);
+                }
                 self.tell_miss(&lookup);
                 match self.options.policy {
                     Policy::RequireWarm => self.require_warm(),
+                    _ if is_at_main => {
+                        lookup.save_digests();
+                        self.start(Start::Followed)
+                    }
                     _ => self.start(Start::Captured(lookup)),
                 }
             }
@@ -169,6 +256,9 @@ impl Run {
             self.herald.detail(&format!("started cold: {reason} ({})", lookup.id()));
             for difference in lookup.differences() {
                 self.herald.detail(&difference);
+            }
+            if let Some(log) = lookup.log() {
+                self.herald.detail(&format!("the last capture at main: {}", log.display()));
             }
         }
     }
@@ -197,6 +287,8 @@ impl Run {
         let notify = lookup
             .notify()
             .and_then(|notify| probing::renotify(&notify.path, notify.notified, &self.command));
+        let every = self.options.verify_every.filter(|_| lookup.line().is_some());
+        let verify = every.is_some_and(|every| lookup.restores().is_multiple_of(u64::from(every)));
         lookup.finish_hit();
         stdio::let_go(self.herald.is_quiet());
         stdio::let_go_of(&self.passed);
@@ -204,6 +296,9 @@ impl Run {
             Ok(relay) => {
                 let ending = relay.run(None);
                 restored.leave();
+                if verify && matches!(ending, Ending::Exited(_)) {
+                    self.verify();
+                }
                 end_like(ending)
             }
             Err(error) => {
@@ -211,6 +306,15 @@ impl Run {
                 OWN_FAILURE
             }
         }
+    }
+
+    /// Has a restored run compared with a cold one, by a second process; what
+    /// comes of it the next run says.
+    fn verify(&self) {
+        let Some(streams) = self.streams else { return };
+        let (command, options) = (&self.command, &self.options);
+        // Nobody depends on it.
+        let _ = aside::start(command, options, &streams, &self.inherited, Errand::Verify);
     }
 
     /// Blocks what the relay handles, and sees that the kernel keeps our
@@ -247,6 +351,7 @@ impl Run {
                     Err(reason) => self.not_captured(reason),
                 }
             }
+            Start::Followed if self.later.is_some() => self.start_followed(),
             _ => self.start_plain(),
         }
     }
@@ -286,7 +391,9 @@ impl Run {
             false => StdinAtStart::of(std::io::stdin()),
         };
         let origins = self.origins(&ends);
-        let started_as = self.spawn(exec, &key, stdio);
+        let uses_pids = self.options.pids.iter().any(|way| *way != Strategy::Namespace);
+        let mark = uses_pids.then(|| key.mark());
+        let started_as = spawn::placed(exec, &self.inherited, mark, stdio);
         let (pid, placed) = match started_as {
             Ok(started) => started,
             Err(SpawnError::Exec(error)) => return self.cannot_execute(&error),
@@ -320,9 +427,17 @@ impl Run {
             placed,
         };
         let patience = self.options.capture_timeout;
-        let capture = Capture::new(Box::new(parts), patience, &self.herald, self.status.clone());
+        let herald = self.herald.clone();
+        let mut capture = Capture::new(Box::new(parts), patience, &herald, self.status.clone());
         match Relay::new(pid, tap, None) {
-            Ok(relay) => end_like(relay.run(Some(capture))),
+            Ok(relay) => {
+                let ending = relay.run(Some(&mut capture));
+                if !capture.is_committed() {
+                    drop(capture);
+                    self.follow(ending);
+                }
+                end_like(ending)
+            }
             Err(error) => {
                 self.herald.fail(&format!("signalfd: {error}"));
                 OWN_FAILURE
@@ -330,28 +445,77 @@ impl Run {
         }
     }
 
-    /// Starts the program, where its pids are unlikely to be taken later if
-    /// that can be chosen.
-    fn spawn(
-        &self,
-        mut exec: Exec,
-        key: &Key,
-        stdio: [Option<RawFd>; 3],
-    ) -> Result<(i32, Option<Placed>), SpawnError> {
-        let inherited = &self.inherited;
-        let uses_pids = self.options.pids.iter().any(|way| *way != Strategy::Namespace);
-        if uses_pids {
-            let placed = placing::place(key.mark(), |pid| {
-                // What is wrong with the program, the plain start says again.
-                let birth = Birth::At(pid);
-                privilege::raised(|| process::spawn_as(&mut exec, inherited, stdio, birth)).ok()
-            });
-            if let Some((pid, placed)) = placed {
-                return Ok((pid, Some(placed)));
+    /// Starts the program as a child, only to know when it ends.
+    fn start_followed(mut self) -> u8 {
+        let exec = match spawn::prepare(&self.command) {
+            Ok(exec) => exec,
+            Err(error) => return self.cannot_execute(&error.into()),
+        };
+        self.block_signals();
+        let pid = match process::spawn(exec, &self.inherited, [None; 3]) {
+            Ok(pid) => pid,
+            Err(SpawnError::Exec(error)) => return self.cannot_execute(&error),
+            Err(error) => return self.not_captured(error.to_string()),
+        };
+        privilege::give_up();
+        self.status.app_pid = pid;
+        self.status.timings_ms.total = ms(sys::start::age());
+        self.herald.record(&self.status);
+        stdio::let_go(self.herald.is_quiet() && !self.options.wait);
+        stdio::let_go_of(&self.passed);
+        match Relay::new(pid, Tap::default(), None) {
+            Ok(relay) => {
+                let ending = relay.run(None);
+                self.follow(ending);
+                end_like(ending)
+            }
+            Err(error) => {
+                self.herald.fail(&format!("signalfd: {error}"));
+                OWN_FAILURE
             }
         }
-        let pid = process::spawn_as(&mut exec, inherited, stdio, Birth::Anywhere)?;
-        Ok((pid, None))
+    }
+
+    /// Sees to the capture at main of a program that has ended by itself.
+    fn follow(&mut self, ending: Ending) {
+        let (Some(streams), Ending::Exited(status)) = (self.later, ending) else { return };
+        // It was stopped: a JVM ends with 128 and the signal's number.
+        if relay::ENDS.iter().any(|signal| status == 128 + signal) {
+            return;
+        }
+        let errand = if self.options.wait { Errand::Awaited } else { Errand::Capture };
+        match aside::start(&self.command, &self.options, &streams, &self.inherited, errand) {
+            Ok(aside) if errand == Errand::Awaited => {
+                let report = self.waited_for(aside);
+                if report.captured {
+                    self.status.outcome = Outcome::Captured;
+                    self.status.engine = Some("native");
+                }
+                self.status.entry = report.entry.or(self.status.entry.take());
+                self.status.reason = report.reason;
+                self.herald.record(&self.status);
+                match &self.status.reason {
+                    Some(reason) if !report.captured => {
+                        self.herald.say(&format!("not captured at main: {reason}"));
+                    }
+                    Some(reason) => self.herald.say(&format!("captured at main, but {reason}")),
+                    None => self.herald.detail("captured at main"),
+                }
+            }
+            Ok(_) => self.herald.detail("it is being captured at main, by a second process"),
+            Err(error) => self.herald.detail(&format!("not captured at main: {error}")),
+        }
+    }
+
+    /// Waits for the second process, and shows how it gets on.
+    fn waited_for(&self, aside: Aside) -> aside::Report {
+        // Whoever is tired of waiting may say so.
+        self.inherited.mask.set();
+        let progress = (self.options.verbosity == 0).then(ui::Progress::spinner);
+        aside.wait(&mut |line| match &progress {
+            Some(progress) => progress.say(line),
+            None => self.herald.detail(line),
+        })
     }
 
     /// Says what the program has as 0, 1 and 2, given the ends of a tap.
@@ -392,7 +556,7 @@ impl Run {
 }
 
 /// Finds out which signals the caller ignores.
-fn ignored_signals(inherited: &Inherited) -> Vec<i32> {
+pub fn ignored_signals(inherited: &Inherited) -> Vec<i32> {
     let ours = IGNORABLE.into_iter().filter(|&signal| signals::is_ignored(signal));
     // What the runtime or the relay changes is known from before.
     let changed =

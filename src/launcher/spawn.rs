@@ -2,12 +2,17 @@
 
 use std::ffi::{CString, NulError, OsStr};
 use std::io;
+use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
 use nix::errno::Errno;
 
 use crate::command::Command;
-use crate::sys::process::Exec;
+use crate::pids::placing::{self, Placed};
+use crate::privilege;
+use crate::sys::birth::Birth;
+use crate::sys::process::{self, Exec, Inherited, SpawnError};
 
 /// Where `execvp(3)` looks when PATH is not set.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
@@ -23,6 +28,38 @@ pub fn prepare(command: &Command) -> Result<Exec, NulError> {
         .map(CString::new)
         .collect::<Result<_, _>>()?;
     Ok(Exec::new(candidates, strings(&command.argv)?, strings(&command.env)?))
+}
+
+/// Prepares to execute one file with a command's arguments and environment.
+pub fn prepare_at(path: &Path, command: &Command) -> Result<Exec, NulError> {
+    let strings = |list: &[std::ffi::OsString]| {
+        list.iter().map(|text| CString::new(text.clone().into_vec())).collect::<Result<_, _>>()
+    };
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    Ok(Exec::new(vec![path], strings(&command.argv)?, strings(&command.env)?))
+}
+
+/// Starts a program as our child where its pids are unlikely to be taken
+/// later, if that can be chosen: `mark` is the beginning of its entry's id, if
+/// pids matter at all.
+pub fn placed(
+    mut exec: Exec,
+    inherited: &Inherited,
+    mark: Option<[u8; 8]>,
+    stdio: [Option<RawFd>; 3],
+) -> Result<(i32, Option<Placed>), SpawnError> {
+    let placed = mark.and_then(|mark| {
+        placing::place(mark, |pid| {
+            // What is wrong with the program, the plain start says again.
+            let birth = Birth::At(pid);
+            privilege::raised(|| process::spawn_as(&mut exec, inherited, stdio, birth)).ok()
+        })
+    });
+    if let Some((pid, placed)) = placed {
+        return Ok((pid, Some(placed)));
+    }
+    let pid = process::spawn_as(&mut exec, inherited, stdio, Birth::Anywhere)?;
+    Ok((pid, None))
 }
 
 /// Returns the paths that `execvp(3)` would try, in its order.

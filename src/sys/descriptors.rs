@@ -3,6 +3,34 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
+/// A descriptor under a number that the next program is to find; closed when
+/// dropped.
+#[derive(Debug)]
+pub struct Lent(RawFd);
+
+impl Lent {
+    /// Duplicates a descriptor onto a number above 2 that is free here.
+    ///
+    /// # Errors
+    /// If the number is not free, or beyond the limit.
+    pub fn new(from: std::os::fd::BorrowedFd<'_>, number: RawFd) -> io::Result<Self> {
+        if is_open(number) {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
+        // SAFETY: dup2 takes two numbers; nobody owns the second one.
+        match unsafe { libc::dup2(from.as_raw_fd(), number) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(Self(number)),
+        }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        close(self.0);
+    }
+}
+
 /// Whether the descriptor is open. Async-signal-safe.
 pub fn is_open(fd: RawFd) -> bool {
     // SAFETY: F_GETFD takes no third argument and any number.

@@ -381,3 +381,75 @@ pub fn be_nice() {
     // always allowed, and nothing depends on it.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
 }
+
+/// Sees that whatever our children leave behind becomes a child of ours
+/// (`PR_SET_CHILD_SUBREAPER`, Linux 3.4).
+pub fn adopt_orphans() {
+    // SAFETY: takes a number, and cannot fail.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+}
+
+/// A process in a session of its own.
+#[derive(Debug)]
+pub struct Detached(i32);
+
+impl Detached {
+    /// Waits for its end.
+    pub fn wait(self) {
+        // Whatever the wait answers, there is nothing left of it.
+        let _ = wait(self.0, libc::WEXITED);
+    }
+}
+
+/// Starts a program in a session of its own, with the caller's signals, and
+/// waits until it has been executed. Its 0, 1 and 2 are `/dev/null`, but for
+/// `stdout`; it has no other descriptor, and nothing waits for it.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn detach(
+    mut exec: Exec,
+    inherited: &Inherited,
+    stdout: Option<RawFd>,
+) -> io::Result<Detached> {
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    let null = null.as_raw_fd();
+    let (reader, writer) = pipe()?;
+    let report_to = writer.as_raw_fd();
+    let inherited = Inherited { closed_stdio: [false; 3], ..*inherited };
+    let mut body = || {
+        // SAFETY: setsid takes nothing; a child of fork leads no group.
+        unsafe { libc::setsid() };
+        let mut error = 0;
+        for (to, from) in [null, stdout.unwrap_or(null), null].into_iter().enumerate() {
+            if descriptors::duplicate_onto(from, to as RawFd).is_err() {
+                error = errno();
+            }
+        }
+        // SAFETY: marks descriptors to be closed at the exec; on a kernel
+        // before 5.11 they stay open.
+        unsafe {
+            let last = libc::c_uint::MAX;
+            libc::syscall(libc::SYS_close_range, 3, last, libc::CLOSE_RANGE_CLOEXEC);
+        }
+        inherited.put_back();
+        if error == 0 {
+            error = exec.run();
+        }
+        let report = error.to_ne_bytes();
+        // SAFETY: writes our own buffer (a pipe takes so little at once).
+        unsafe { libc::write(report_to, report.as_ptr().cast(), report.len()) };
+    };
+    // SAFETY: the child calls only async-signal-safe functions until it
+    // executes or ends.
+    let pid = unsafe { birth::make(Birth::Anywhere, &mut body) }?;
+    drop(writer);
+    let mut report = [0; 4];
+    match io::Read::read(&mut std::fs::File::from(reader), &mut report)? {
+        4 => {
+            Detached(pid).wait();
+            Err(io::Error::from_raw_os_error(i32::from_ne_bytes(report)))
+        }
+        _ => Ok(Detached(pid)),
+    }
+}

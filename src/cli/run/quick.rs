@@ -47,6 +47,10 @@ fn empty() -> Arguments {
             ready: Vec::new(),
             warmup: Vec::new(),
             at: At::Auto,
+            train: None,
+            train_with: Vec::new(),
+            train_dir: None,
+            allow_stateful: false,
             capture_timeout: DEFAULT_CAPTURE_TIMEOUT,
             engine: Engine::Auto,
             pids: Pids::Auto,
@@ -58,6 +62,9 @@ fn empty() -> Arguments {
         refresh: false,
         no_capture: false,
         require_warm: false,
+        wait: false,
+        verify_every: None,
+        aside: None,
         status_file: None,
         keep: Vec::new(),
         verbose: 0,
@@ -78,6 +85,15 @@ fn apply(arguments: &mut Arguments, option: &str, words: &mut Iter<'_, OsString>
         "--require-warm" => once(&mut arguments.require_warm)?,
         "--status-file" if arguments.status_file.is_none() => {
             arguments.status_file = Some(value(words)?.into());
+        }
+        "--wait" => once(&mut arguments.wait)?,
+        "--train" if capture.train.is_none() => capture.train = Some(3),
+        "--allow-stateful" => once(&mut capture.allow_stateful)?,
+        "--train-with" => capture.train_with.push(value(words)?.to_owned()),
+        option if option.starts_with("--train=") && capture.train.is_none() => {
+            let runs = option.strip_prefix("--train=")?.parse().ok()?;
+            capture.train = (1..=100).contains(&runs).then_some(runs);
+            capture.train?;
         }
         "--keep-fd" => arguments.keep.push(descriptor(text(words)?).ok()?),
         "--ready" => capture.ready.push(text(words)?.parse().ok()?),
@@ -117,9 +133,11 @@ fn choice<T: ValueEnum>(words: &mut Iter<'_, OsString>) -> Option<T> {
 
 /// Whether there is a command, and no option that excludes another.
 fn is_sound(arguments: &Arguments) -> bool {
-    let Arguments { refresh, no_capture, require_warm, verbose, quiet, command, .. } = arguments;
+    let Arguments { refresh, no_capture, require_warm, wait, verbose, quiet, command, .. } =
+        arguments;
     let policies = [refresh, no_capture, require_warm].into_iter().filter(|flag| **flag).count();
-    policies < 2 && !(*quiet && *verbose > 0) && !command.is_empty()
+    let waits = !*wait || !(*no_capture || *require_warm);
+    waits && policies < 2 && !(*quiet && *verbose > 0) && !command.is_empty()
 }
 
 #[cfg(test)]

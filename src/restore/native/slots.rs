@@ -49,7 +49,8 @@ impl Slots {
         let file = plan.file();
         // Two more: the ends of a pipe may both be made above the last one.
         let lowest = (file.fd_ceiling + 2).max(LOWEST_SLOT);
-        let nofile = raise_limit(u64::from(lowest) + 16 + request.keep.len() as u64)?;
+        let nofile =
+            raise_limit(u64::from(lowest) + 16 + (request.keep.len() + request.lent.len()) as u64)?;
         let above = |fd: &dyn AsFd| {
             fcntl(fd.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(lowest as RawFd))
                 .map(crate::sys::pidfd::adopt)
@@ -72,12 +73,14 @@ impl Slots {
             if known || number <= 2 && given.fd == number {
                 continue;
             }
-            if number > 2 && !request.keep.contains(&number) {
+            let lent = request.lent.iter().find(|(known, _)| *known == number);
+            if number > 2 && lent.is_none() && !request.keep.contains(&number) {
                 return Err(unusable(format!(
                     "the program keeps the caller's descriptor {number}"
                 )));
             }
-            let duplicate = crate::sys::pidfd::duplicate_above(number, lowest as RawFd)
+            let ours = lent.map_or(number, |(_, lent)| lent.as_raw_fd());
+            let duplicate = crate::sys::pidfd::duplicate_above(ours, lowest as RawFd)
                 .map_err(|error| unusable(format!("the caller's descriptor {number}: {error}")))?;
             callers.push((number, duplicate));
         }
