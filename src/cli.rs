@@ -18,7 +18,6 @@ mod run;
 mod setup;
 
 use std::ffi::{OsStr, OsString};
-use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -107,19 +106,19 @@ const MANAGEMENT: [&str; 10] =
     ["bench", "cache", "doctor", "setup", "image", "pids", "completions", "man", "help", "run"];
 
 /// Runs the command line and returns its exit status.
-pub fn main() -> ExitCode {
+pub fn main() -> u8 {
     if privilege::is_set_id() {
         let failure = Failure::failed(
             "this binary must not be setuid or setgid: every program would run as its owner",
         );
-        return ExitCode::from(failure.hint("chmod ug-s warmstart").report(Mode::Run));
+        return failure.hint("chmod ug-s warmstart").report(Mode::Run);
     }
     // A failure leaves us with what the kernel gave us; the program is still
     // started without it (exec and restore both drop it), so it may run.
     let _ = privilege::narrow();
     let args: Vec<OsString> = std::env::args_os().collect();
     let (mode, result) = dispatch(args);
-    ExitCode::from(result.unwrap_or_else(|failure| failure.report(mode)))
+    result.unwrap_or_else(|failure| failure.report(mode))
 }
 
 /// Decides the mode by the first word and runs it.

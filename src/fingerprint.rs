@@ -40,7 +40,7 @@ use collector::Collector;
 pub use digest::{Digest, FileIdentity, Hashed, hash_file};
 pub(crate) use digest::{read_hex, write_hex};
 pub use environment::is_ignored;
-pub use host::{Host, Stream, boot_id};
+pub use host::{Host, Stream, boot_id, vdso_digest};
 pub use line::{JvmLine, NotAtMain};
 pub use memory::{DigestMemory, Known, Note, RACY_NS, Reading, Unread};
 

@@ -1,8 +1,7 @@
 //! The `warmstart` command: everything is in the library.
+#![no_main]
 
 #[global_allocator]
 static ALLOCATOR: warmstart::sys::arena::Arena = warmstart::sys::arena::Arena;
 
-fn main() -> std::process::ExitCode {
-    warmstart::cli::main()
-}
+warmstart::program!(warmstart::cli::main);

@@ -351,7 +351,7 @@ fn mutate(file: &mut PlanFile, dice: &mut Dice) {
             let index = dice.below(file.operations.len() as u64) as usize;
             let operation = file.operations.remove(index);
             if dice.below(2) == 0 {
-                file.operations.insert(index, operation.clone());
+                file.operations.insert(index, operation);
                 file.operations.insert(index, operation);
             }
         }
@@ -426,13 +426,13 @@ fn mutate_operation(operation: &mut Operation, dice: &mut Dice) {
         libc::SYS_set_robust_list,
     ];
     match dice.below(8) {
-        0 => operation.number = *dice.one(&CALLS) as u32,
-        1 => operation.kinds = Some(dice.next() as u32 & 0x3333_3333),
-        2 => operation.check = Some(dice.below(3) as u32),
-        3 => operation.expected = Some(dice.below(70) as i64 - 35),
-        _ if operation.arguments.is_empty() => {}
+        0 => operation.number = *dice.one(&CALLS) as u16,
+        1 => operation.kinds = dice.next() as u32 & 0x33_3333,
+        2 => operation.check = dice.below(3) as u8,
+        3 => operation.expected = dice.below(70) as i64 - 35,
+        _ if operation.count == 0 => {}
         _ => {
-            let index = dice.below(operation.arguments.len() as u64) as usize;
+            let index = dice.below(u64::from(operation.count)) as usize;
             operation.arguments[index] = other_number(operation.arguments[index], dice);
         }
     }

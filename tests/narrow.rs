@@ -38,7 +38,6 @@ import threading, time
 threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
 time.sleep(600)
 ";
-const LEN_HEADER: usize = 56;
 const CHECKPOINT_RESTORE: u64 = 1 << 40;
 
 /// An ordinary user's entry, and what they do with it.
@@ -257,15 +256,9 @@ fn status(user: &Ordinary) -> Value {
 
 /// Changes a plan and puts the right length and checksum before it.
 fn sealed(plan: &Plan, change: impl FnOnce(&mut PlanFile)) -> Vec<u8> {
-    use prost::Message;
     let mut file = plan.file().clone();
     change(&mut file);
-    let payload = file.encode_to_vec();
-    let mut bytes = plan.encode()[..LEN_HEADER].to_vec();
-    bytes[16..24].copy_from_slice(&(payload.len() as u64).to_le_bytes());
-    bytes[24..].copy_from_slice(&Sha256::digest(&payload));
-    bytes.extend(payload);
-    bytes
+    file.seal()
 }
 
 fn call(number: i64, args: &[u64]) -> Operation {
@@ -317,8 +310,8 @@ fn hostile_plans_are_refused_before_anything_is_made() {
         ("a call of the other table", call(0x4000_0000 | libc::SYS_mmap, &[0; 6])),
     ];
     for (what, operation) in &privileged {
-        refused(what, "call ", &|file| file.operations.insert(0, operation.clone()));
-        refused(what, "call ", &|file| file.threads[1].operations.insert(0, operation.clone()));
+        refused(what, "call ", &|file| file.operations.insert(0, *operation));
+        refused(what, "call ", &|file| file.threads[1].operations.insert(0, *operation));
     }
 
     // Pids, of the leader and of a thread.
@@ -354,7 +347,7 @@ fn hostile_plans_are_refused_before_anything_is_made() {
         let register = call(libc::SYS_rseq, &[addr, 32, 0, 0x5305_3053]);
         if addr != 0x10_0000 && addr != 0 && addr != place - 0x1000 {
             refused("an address that the kernel writes to", "", &|file| {
-                file.threads[1].operations.push(register.clone());
+                file.threads[1].operations.push(register);
             });
         }
     }

@@ -1,11 +1,15 @@
 //! Whether an entry is as it was captured, and what it was captured from too.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{Mode, fstatat};
 
 use super::entry::Entry;
 use super::meta::{Content, Dependency, ImageFile};
@@ -108,46 +112,62 @@ impl Entry {
 }
 
 fn check_image(entry: &Entry, digests: &mut DigestMemory, trust: Trust) -> Result<(), Stale> {
-    let dir = entry.image_dir();
-    check_names(entry.dir(), ["meta", "image"].map(OsString::from).into())?;
-    let names = entry.meta().files.iter().map(|file| OsString::from(&file.name)).collect();
-    check_names(&dir, names)?;
-    entry.meta().files.iter().try_for_each(|file| check_file(&dir, file, digests, trust))
+    let (files, path) = (&entry.meta().files, entry.image_dir());
+    names_are(entry.dir(), &mut open(entry.dir())?, ["meta", "image"].into())?;
+    let mut dir = open(&path)?;
+    names_are(&path, &mut dir, files.iter().map(|file| &file.name[..]).collect())?;
+    files.iter().try_for_each(|file| check_file(&path, &dir, file, digests, trust))
+}
+
+fn open(dir: &Path) -> Result<Dir, Stale> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Dir::open(dir, flags, Mode::empty()).map_err(unreadable(dir))
+}
+
+fn unreadable(path: &Path) -> impl Fn(Errno) -> Stale {
+    |errno| Stale::Unreadable { path: path.to_owned(), reason: io::Error::from(errno).to_string() }
 }
 
 /// Checks that a directory has exactly these names.
-fn check_names(dir: &Path, mut names: HashSet<OsString>) -> Result<(), Stale> {
-    let unreadable =
-        |error: io::Error| Stale::Unreadable { path: dir.to_owned(), reason: error.to_string() };
-    for entry in fs::read_dir(dir).map_err(unreadable)? {
-        let name = entry.map_err(unreadable)?.file_name();
-        if !names.remove(&name) {
-            return Err(Stale::Extra(name.to_string_lossy().into_owned()));
+fn names_are(path: &Path, dir: &mut Dir, mut names: HashSet<&str>) -> Result<(), Stale> {
+    for entry in dir.iter() {
+        let entry = entry.map_err(unreadable(path))?;
+        let name = entry.file_name().to_bytes();
+        let known = str::from_utf8(name).is_ok_and(|name| names.remove(name));
+        if !known && !matches!(name, b"." | b"..") {
+            return Err(Stale::Extra(String::from_utf8_lossy(name).into_owned()));
         }
     }
     match names.into_iter().min() {
-        Some(missing) => Err(Stale::Missing(missing.to_string_lossy().into_owned())),
+        Some(missing) => Err(Stale::Missing(missing.to_owned())),
         None => Ok(()),
     }
 }
 
+/// Checks a file of an image, looked up in its open directory: a path from the
+/// root is ten names long, and there are dozens of files.
 fn check_file(
-    dir: &Path,
+    path: &Path,
+    dir: &Dir,
     file: &ImageFile,
     digests: &mut DigestMemory,
     trust: Trust,
 ) -> Result<(), Stale> {
-    let path = dir.join(&file.name);
-    let metadata = fs::symlink_metadata(&path).map_err(|_| Stale::Missing(file.name.clone()))?;
-    if !metadata.is_file() {
+    let stat = fstatat(dir, &file.name[..], AtFlags::AT_SYMLINK_NOFOLLOW)
+        .map_err(|_| Stale::Missing(file.name.clone()))?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Err(Stale::Damaged(file.name.clone()));
     }
-    if metadata.len() != file.size {
+    let identity = FileIdentity::of_stat(&stat);
+    if identity.size != file.size {
         let name = file.name.clone();
-        return Err(Stale::OtherSize { name, then: file.size, now: metadata.len() });
+        return Err(Stale::OtherSize { name, then: file.size, now: identity.size });
     }
-    let known = file.identity.filter(|_| trust == Trust::Identities);
-    match has_content(&path, &metadata, known, file.sha256, digests, trust) {
+    if trust == Trust::Identities && file.identity == Some(identity) {
+        return Ok(());
+    }
+    let path = path.join(&file.name);
+    match has_content(&path, identity, None, file.sha256, digests, trust) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Stale::Damaged(file.name.clone())),
         Err(error) => Err(Stale::Unreadable { path, reason: error.to_string() }),
@@ -178,7 +198,8 @@ fn check_dependency(
         Content::Special { kind_bits, device } => (*kind_bits, *device) == special(&metadata),
         Content::File { size, .. } if !metadata.is_file() || metadata.len() != *size => false,
         Content::File { sha256, identity, .. } => {
-            has_content(path, &metadata, *identity, *sha256, digests, trust).map_err(|error| {
+            let now = FileIdentity::new(&metadata);
+            has_content(path, now, *identity, *sha256, digests, trust).map_err(|error| {
                 Stale::Unreadable { path: path.clone(), reason: error.to_string() }
             })?
         }
@@ -189,13 +210,12 @@ fn check_dependency(
 /// Tells whether a file has a content, reading it only if it must.
 fn has_content(
     path: &Path,
-    metadata: &Metadata,
+    identity: FileIdentity,
     known: Option<FileIdentity>,
     content: Digest,
     digests: &mut DigestMemory,
     trust: Trust,
 ) -> io::Result<bool> {
-    let identity = FileIdentity::new(metadata);
     match trust {
         Trust::Nothing => Ok(hash_file(path)?.digest == content),
         Trust::Identities if known == Some(identity) => Ok(true),

@@ -268,8 +268,7 @@ impl<'a> Collector<'a> {
             self.text(name, value);
         }
         self.text("kernel", &host.kernel);
-        let vdso = Digest::of(host.vdso);
-        self.add("vDSO".to_owned(), vdso, format!("{} bytes", host.vdso.len()));
+        self.add("vDSO".to_owned(), host.vdso, format!("sha256 {}", host.vdso.short()));
         self.text("CPU model", &host.cpu.model);
         let features = Digest::of(&host.cpu.features);
         self.add("CPU features".to_owned(), features, format!("cpuid {}", features.short()));

@@ -124,6 +124,18 @@ pub struct FileIdentity {
 }
 
 impl FileIdentity {
+    /// Takes the identity out of the kernel's own structure.
+    pub fn of_stat(stat: &libc::stat) -> Self {
+        let ns = |seconds: i64, ns: i64| seconds.wrapping_mul(1_000_000_000).wrapping_add(ns);
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: stat.st_size as u64,
+            mtime_ns: ns(stat.st_mtime, stat.st_mtime_nsec),
+            ctime_ns: ns(stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
+
     /// Takes the identity out of what `stat(2)` says.
     pub fn new(metadata: &Metadata) -> Self {
         let ns = |seconds: i64, ns: i64| seconds.wrapping_mul(1_000_000_000).wrapping_add(ns);

@@ -10,10 +10,11 @@ use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, fstat, umask};
 use nix::sys::utsname::uname;
-use nix::unistd::{Pid, getgroups, getresgid, getresuid};
+use nix::unistd::{Pid, getresgid, getresuid};
 
 use super::cgroup::{Limits, read_small};
-use crate::sys::{auxv, cpu};
+use super::digest::Digest;
+use crate::sys::{auxv, cpu, process};
 
 /// What one of the descriptors 0, 1 and 2 is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,8 +118,8 @@ pub struct Host {
     pub kernel: String,
     /// `uname -n`.
     pub hostname: String,
-    /// The vDSO's bytes; empty if there is none.
-    pub vdso: &'static [u8],
+    /// The digest of the vDSO's bytes; of none if there is none.
+    pub vdso: Digest,
     /// Model and features of the CPU.
     pub cpu: cpu::Cpu,
     /// Which boot this is: not part of the fingerprint, because an image may
@@ -184,7 +185,7 @@ impl Host {
                 .collect(),
             kernel: kernel.join(" "),
             hostname: text(|names| names.nodename()),
-            vdso: auxv::vdso().unwrap_or_default(),
+            vdso: vdso_digest(),
             cpu: cpu::identify(),
             boot_id: boot_id(),
         }
@@ -192,8 +193,7 @@ impl Host {
 }
 
 fn groups() -> Vec<u32> {
-    let mut groups: Vec<u32> =
-        getgroups().unwrap_or_default().into_iter().map(|group| group.as_raw()).collect();
+    let mut groups = process::groups();
     groups.sort_unstable();
     groups
 }
@@ -225,6 +225,12 @@ pub fn boot_id() -> String {
     BOOT_ID.get_or_init(read).clone()
 }
 
+/// Returns the digest of the vDSO: the fingerprint has it, and a plan too.
+pub fn vdso_digest() -> Digest {
+    static DIGEST: OnceLock<Digest> = OnceLock::new();
+    *DIGEST.get_or_init(|| Digest::of(auxv::vdso().unwrap_or_default()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,7 +243,7 @@ mod tests {
         assert!(host.kernel.starts_with("Linux "));
         assert_eq!(host.limits.len(), LIMITS.len());
         assert_eq!(host.boot_id.len(), 36);
-        assert!(host.vdso.starts_with(b"\x7fELF"));
+        assert_ne!(host.vdso, Digest::of(b""));
     }
 
     #[test]

@@ -4,10 +4,9 @@ use std::fs::File;
 use std::io::Read;
 
 use nix::time::{ClockId, clock_gettime};
-use sha2::{Digest, Sha256};
 
 use super::plan::{KernelAreaKind, Plan};
-use crate::sys::{arch, auxv};
+use crate::sys::arch;
 
 /// A second's nanoseconds.
 const NS: u64 = 1_000_000_000;
@@ -39,7 +38,7 @@ impl Host {
     pub fn read() -> Self {
         Self {
             boot_id: crate::fingerprint::boot_id(),
-            vdso_digest: Sha256::digest(auxv::vdso().unwrap_or_default()).into(),
+            vdso_digest: crate::fingerprint::vdso_digest().0,
             xfeatures: arch::xfeatures(),
         }
     }

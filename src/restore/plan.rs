@@ -10,11 +10,12 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use prost::Message;
 use sha2::{Digest, Sha256};
 
 mod check;
+mod operation;
 mod show;
+mod stored;
 
 /// The messages of `images/plan.proto`.
 #[allow(missing_docs, clippy::all)]
@@ -24,85 +25,18 @@ pub mod format {
 
 pub use check::AT_FDCWD;
 pub use format::kernel_area::Kind as KernelAreaKind;
-pub use format::{Clocks, GivenDescriptor, KernelArea, MemoryMap, Operation, PlanFile, ThreadPlan};
+pub use format::{Clocks, GivenDescriptor, KernelArea, MemoryMap};
+pub use operation::{Arg, Check, Operation};
+pub use stored::{PlanFile, ThreadPlan};
 
 /// The name of the plan in an entry's image directory.
 pub const PLAN_FILE: &str = "plan";
 /// The version of the format; a plan of another one is not used.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 const MAGIC: [u8; 8] = *b"WSPLAN\r\n";
 const LEN_HEADER: usize = 8 + 4 + 4 + 8 + 32;
 /// A plan is some 100 KB; logs that it carries can make it larger.
 const MAX_LEN: u64 = 256 << 20;
-
-/// How an operation's argument is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arg {
-    /// The value itself.
-    Value(u64),
-    /// The address of the plan's data at this offset.
-    Data(u64),
-    /// The descriptor of the pages file.
-    Pages,
-    /// The descriptor that the caller gave under this number.
-    Caller(u64),
-}
-
-/// What the result of an operation must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Check {
-    /// It does not matter.
-    Any,
-    /// No error.
-    Ok,
-    /// This value.
-    Equals(i64),
-}
-
-impl Operation {
-    /// Makes an operation.
-    pub fn new(number: i64, args: &[Arg], check: Check) -> Self {
-        let mut kinds = 0;
-        let mut arguments = Vec::with_capacity(args.len());
-        for (index, arg) in args.iter().enumerate() {
-            let (kind, value) = match arg {
-                Arg::Value(value) => (0, *value),
-                Arg::Data(offset) => (1, *offset),
-                Arg::Pages => (2, 0),
-                Arg::Caller(number) => (3, *number),
-            };
-            kinds |= kind << (4 * index);
-            arguments.push(value);
-        }
-        let (check, expected) = match check {
-            Check::Any => (0, None),
-            Check::Ok => (1, None),
-            Check::Equals(value) => (2, Some(value)),
-        };
-        let some = |value: u32| (value != 0).then_some(value);
-        Self { number: number as u32, arguments, kinds: some(kinds), check: some(check), expected }
-    }
-
-    /// Returns argument `index`; missing ones are the value 0.
-    pub fn arg(&self, index: usize) -> Arg {
-        let value = self.arguments.get(index).copied().unwrap_or(0);
-        match self.kinds() >> (4 * index) & 15 {
-            1 => Arg::Data(value),
-            2 => Arg::Pages,
-            3 => Arg::Caller(value),
-            _ => Arg::Value(value),
-        }
-    }
-
-    /// Returns what the result must be.
-    pub fn result(&self) -> Check {
-        match self.check() {
-            0 => Check::Any,
-            1 => Check::Ok,
-            _ => Check::Equals(self.expected()),
-        }
-    }
-}
 
 /// What is known of the bytes of a stored plan. Either way every operand is
 /// checked.
@@ -155,44 +89,24 @@ impl Plan {
         self.0.threads[0].tid
     }
 
-    /// Returns the plan as it is stored: header, checksum, payload.
+    /// Returns the plan as it is stored.
     pub fn encode(&self) -> Vec<u8> {
-        let payload = self.0.encode_to_vec();
-        let mut bytes = Vec::with_capacity(LEN_HEADER + payload.len());
-        bytes.extend(MAGIC);
-        bytes.extend(VERSION.to_le_bytes());
-        bytes.extend(0u32.to_le_bytes());
-        bytes.extend((payload.len() as u64).to_le_bytes());
-        bytes.extend(Sha256::digest(&payload));
-        bytes.extend(payload);
-        bytes
+        self.0.seal()
     }
 
     /// Verifies, decodes and checks stored bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, PlanError> {
-        Self::decode_with(bytes, Bytes::Unknown)
-    }
-
-    fn decode_with(bytes: &[u8], trust: Bytes) -> Result<Self, PlanError> {
-        let damaged = |what: &str| PlanError::Damaged(what.into());
         let (header, payload) =
-            bytes.split_at_checked(LEN_HEADER).ok_or_else(|| damaged("it is too short"))?;
-        if header[..8] != MAGIC {
-            return Err(damaged("it does not begin as a plan does"));
-        }
-        let version = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-        if version != VERSION {
-            return Err(PlanError::Version(version));
-        }
-        let mut len = [0; 8];
-        len.copy_from_slice(&header[16..24]);
-        if header[12..16] != [0; 4] || u64::from_le_bytes(len) != payload.len() as u64 {
-            return Err(damaged("its length is wrong"));
-        }
-        if trust == Bytes::Unknown && Sha256::digest(payload)[..] != header[24..] {
+            bytes.split_first_chunk().ok_or_else(|| damaged("it is too short"))?;
+        let checksum = read_header(header, payload.len() as u64)?;
+        if Sha256::digest(payload)[..] != *checksum {
             return Err(damaged("its checksum is wrong"));
         }
-        let file = PlanFile::decode(payload).map_err(|error| damaged(&error.to_string()))?;
+        Self::decode_payload(payload, payload.len() as u64)
+    }
+
+    fn decode_payload(from: impl Read, len: u64) -> Result<Self, PlanError> {
+        let file = PlanFile::decode(from, len).map_err(|error| damaged(&error.to_string()))?;
         Self::new(file)
     }
 
@@ -221,14 +135,57 @@ impl Plan {
         let file = file.map_err(unreadable)?;
         let meta = file.metadata().map_err(unreadable)?;
         if !meta.is_file() {
-            return Err(PlanError::Damaged("it is not a regular file".into()));
+            return Err(damaged("it is not a regular file"));
         }
         let len = meta.len();
         if len > MAX_LEN {
-            return Err(PlanError::Damaged(format!("it is {len} bytes long")));
+            return Err(damaged(&format!("it is {len} bytes long")));
         }
-        let mut bytes = Vec::with_capacity(len as usize + 1);
-        file.take(MAX_LEN).read_to_end(&mut bytes).map_err(unreadable)?;
-        Self::decode_with(&bytes, trust)
+        let mut file = file.take(MAX_LEN);
+        if trust == Bytes::Unknown {
+            let mut bytes = Vec::with_capacity(len as usize + 1);
+            file.read_to_end(&mut bytes).map_err(unreadable)?;
+            return Self::decode(&bytes);
+        }
+        let mut header = [0; LEN_HEADER];
+        file.read_exact(&mut header).map_err(|_| damaged("it is too short"))?;
+        let len_payload = len.saturating_sub(LEN_HEADER as u64);
+        read_header(&header, len_payload)?;
+        Self::decode_payload(file, len_payload)
     }
+}
+
+impl PlanFile {
+    /// Returns it as a file: header, checksum, payload. Whoever reads it
+    /// checks it.
+    pub fn seal(&self) -> Vec<u8> {
+        let payload = self.encode();
+        let mut bytes = Vec::with_capacity(LEN_HEADER + payload.len());
+        bytes.extend(MAGIC);
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend(0u32.to_le_bytes());
+        bytes.extend((payload.len() as u64).to_le_bytes());
+        bytes.extend(Sha256::digest(&payload));
+        bytes.extend(payload);
+        bytes
+    }
+}
+
+/// Checks a header before a payload of this length; returns the checksum.
+fn read_header(header: &[u8; LEN_HEADER], len_payload: u64) -> Result<&[u8], PlanError> {
+    if header[..8] != MAGIC {
+        return Err(damaged("it does not begin as a plan does"));
+    }
+    let version = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
+    if version != VERSION {
+        return Err(PlanError::Version(version));
+    }
+    if header[12..16] != [0; 4] || header[16..24] != len_payload.to_le_bytes() {
+        return Err(damaged("its length is wrong"));
+    }
+    Ok(&header[24..])
+}
+
+fn damaged(what: &str) -> PlanError {
+    PlanError::Damaged(what.into())
 }

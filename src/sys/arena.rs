@@ -19,7 +19,7 @@ use std::sync::atomic::{
 const LEN_BLOCK: usize = 2 << 20;
 /// How much of it a hit touches: the plan, the metadata, the remembered
 /// digests (for 25 threads and 300 areas).
-const LEN_HIT: usize = 448 << 10;
+const LEN_HIT: usize = 256 << 10;
 
 #[repr(C, align(4096))]
 struct Block(UnsafeCell<[MaybeUninit<u8>; LEN_BLOCK]>);
@@ -91,7 +91,8 @@ unsafe impl GlobalAlloc for Arena {
             // SAFETY: it is not in the block, so it came from there.
             return unsafe { System.realloc(pointer, layout, len) };
         };
-        if len <= layout.size() || move_end(offset, layout.size(), len) {
+        // What a shorter one leaves is given back if it can be.
+        if move_end(offset, layout.size(), len) || len <= layout.size() {
             return pointer;
         }
         // SAFETY: the caller vouches that the new length is one that a layout

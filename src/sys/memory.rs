@@ -58,6 +58,15 @@ pub struct FixedMapping {
     len: usize,
 }
 
+/// When a mapping's pages are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pages {
+    /// All at once: each would be a fault of its own.
+    AtOnce,
+    /// When they are touched, and by whom.
+    OnTouch,
+}
+
 /// Whether a mapping is shared with the processes cloned from this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
@@ -71,10 +80,14 @@ impl FixedMapping {
     /// Maps `len` bytes of zeros, readable and writable, at exactly `addr`;
     /// fails with EEXIST if something is mapped there
     /// (`MAP_FIXED_NOREPLACE`, Linux 4.17).
-    pub fn new(addr: u64, len: usize, sharing: Sharing) -> io::Result<Self> {
+    pub fn new(addr: u64, len: usize, sharing: Sharing, pages: Pages) -> io::Result<Self> {
         let sharing = match sharing {
             Sharing::Private => libc::MAP_PRIVATE,
             Sharing::Shared => libc::MAP_SHARED,
+        };
+        let populate = match pages {
+            Pages::AtOnce => libc::MAP_POPULATE,
+            Pages::OnTouch => 0,
         };
         // SAFETY: MAP_FIXED_NOREPLACE never touches an existing mapping.
         let base = unsafe {
@@ -82,7 +95,7 @@ impl FixedMapping {
                 addr as *mut _,
                 len,
                 libc::PROT_READ | libc::PROT_WRITE,
-                sharing | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE | libc::MAP_POPULATE,
+                sharing | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE | populate,
                 -1,
                 0,
             )

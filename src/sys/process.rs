@@ -26,6 +26,24 @@ pub struct Inherited {
     pub closed_stdio: [bool; 3],
 }
 
+/// Returns the supplementary groups of this process, as the kernel has them
+/// (`getgroups(2)`); none if they cannot be told.
+///
+/// Not by way of `sysconf(3)`, which reads a file to learn how many there can
+/// be.
+pub fn groups() -> Vec<libc::gid_t> {
+    // SAFETY: a size of 0 asks for the number; nothing is written.
+    let count = unsafe { libc::getgroups(0, std::ptr::null_mut()) };
+    let mut groups = vec![0; usize::try_from(count).unwrap_or(0)];
+    if groups.is_empty() {
+        return groups;
+    }
+    // SAFETY: the buffer has room for as many as we say.
+    let count = unsafe { libc::getgroups(count, groups.as_mut_ptr()) };
+    groups.truncate(usize::try_from(count).unwrap_or(0));
+    groups
+}
+
 impl Inherited {
     /// Takes stock; to be called before this process changes its mask or what
     /// it does about SIGCHLD.

@@ -1,9 +1,13 @@
 //! What the caller handed over, recorded before the runtimes change it.
 //!
-//! Rust's runtime ignores SIGPIPE and opens `/dev/null` on closed standard
-//! descriptors before `main`; a program started by us must see neither. The
+//! A Rust program ignores SIGPIPE and has `/dev/null` on closed standard
+//! descriptors before it begins; a program started by us must see neither. One
 //! function here is listed in `.init_array`, which the C library runs before
-//! Rust's runtime starts, and notes how things were.
+//! anything of ours, and notes how things were.
+//!
+//! The binary's `main` is [`run`], not that of Rust's runtime, which also
+//! prepares for saying that the stack overflowed: it reads `/proc/self/maps`
+//! and maps a second stack, 20 system calls that every restore would wait for.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -31,6 +35,37 @@ extern "C" fn record() {
         }
     }
     CLOSED.store(closed, Relaxed);
+}
+
+/// Makes a function that returns an exit status the program of a binary, whose
+/// file says `#![no_main]`.
+#[macro_export]
+macro_rules! program {
+    ($main:path) => {
+        // SAFETY: the C library calls the one function of this name, with
+        // these arguments, and there is no other in a binary without Rust's
+        // own.
+        #[allow(unsafe_code)]
+        #[unsafe(no_mangle)]
+        extern "C" fn main(_: std::ffi::c_int, _: *const *const std::ffi::c_char) -> ! {
+            $crate::sys::start::run($main)
+        }
+    };
+}
+
+/// Runs a program as Rust's runtime would, and ends this process with the
+/// status that it returns, or with 101 after a panic.
+pub fn run(program: fn() -> u8) -> ! {
+    super::signals::set_ignored(libc::SIGPIPE);
+    for fd in 0..3 {
+        if CLOSED.load(Relaxed) & 1 << fd != 0 && !super::descriptors::is_open(fd) {
+            // SAFETY: the path is a constant. The lowest free number is this
+            // one; should there be no /dev/null, the program may find out.
+            unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
+        }
+    }
+    let status = std::panic::catch_unwind(program).map_or(101, i32::from);
+    std::process::exit(status)
 }
 
 /// Whether the C library opened this standard descriptor because it was

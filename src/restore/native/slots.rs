@@ -1,6 +1,6 @@
 //! The descriptors that a restore brings along, all above the program's own.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -56,8 +56,8 @@ impl Slots {
                 .map(crate::sys::pidfd::adopt)
                 .map_err(|error| unusable(format!("descriptors above {lowest}: {error}")))
         };
-        let pages = open(&request.dir.join(PAGES_FILE))?;
-        let len = pages.metadata().map_err(|error| unusable(error.to_string()))?.len();
+        let (pages, metadata) = open(&request.dir.join(PAGES_FILE))?;
+        let len = metadata.len();
         if len != file.len_pages {
             return Err(unusable(format!(
                 "{PAGES_FILE} has {len} bytes, {PLAN_FILE} asks for {}",
@@ -107,8 +107,7 @@ impl Slots {
 /// the plan is used with the capability but pids and this descriptor.
 fn open_program(path: &Path, request: &Request<'_>) -> Result<File, CannotRestore> {
     const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
-    let file = open(path)?;
-    let metadata = file.metadata().map_err(|error| unusable(error.to_string()))?;
+    let (file, metadata) = open(path)?;
     if request.program.is_some_and(|witness| !witness.knows(path, &metadata)) {
         return Err(unusable(format!("{} is not the program that was checked", path.display())));
     }
@@ -123,17 +122,18 @@ fn open_program(path: &Path, request: &Request<'_>) -> Result<File, CannotRestor
 }
 
 /// Opens a regular file; anything else is not waited for.
-fn open(path: &Path) -> Result<File, CannotRestore> {
+fn open(path: &Path) -> Result<(File, Metadata), CannotRestore> {
     let fail = |error: io::Error| unusable(format!("{}: {error}", path.display()));
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
         .open(path)
         .map_err(fail)?;
-    if !file.metadata().map_err(fail)?.is_file() {
+    let metadata = file.metadata().map_err(fail)?;
+    if !metadata.is_file() {
         return Err(unusable(format!("{} is not a regular file", path.display())));
     }
-    Ok(file)
+    Ok((file, metadata))
 }
 
 /// Makes room for `count` descriptors.

@@ -19,7 +19,7 @@ use crate::restore::CannotRestore;
 use crate::restore::plan::{Operation, Plan};
 use crate::restore::program::{self, Layout, Step, Steps, Surroundings};
 use crate::sys::arch;
-use crate::sys::memory::{FixedMapping, LEN_PAGE, Sharing};
+use crate::sys::memory::{FixedMapping, LEN_PAGE, Pages, Sharing};
 use crate::sys::namespaces::{Enclosure, Time};
 
 /// Words of the report page: whether the program is released (1) or was given
@@ -59,14 +59,16 @@ impl Stage {
 
     fn map(plan: &Plan, around: &Surroundings<'_>, layout: Layout) -> io::Result<Self> {
         let len_stay = (layout.program - layout.code) as usize;
-        let mut stay = FixedMapping::new(layout.code, len_stay, Sharing::Private)?;
+        // Its state is the new process's to fill.
+        let mut stay = FixedMapping::new(layout.code, len_stay, Sharing::Private, Pages::OnTouch)?;
         let code = arch::interpreter_code();
         stay.bytes_mut()[..code.len()].copy_from_slice(code);
         stay.protect_code(LEN_PAGE as usize)?;
         let len = layout.len_program as usize;
-        let mut program = FixedMapping::new(layout.program, len, Sharing::Private)?;
+        let mut program = FixedMapping::new(layout.program, len, Sharing::Private, Pages::AtOnce)?;
         let steps = program::lower(plan, around, layout, program.bytes_mut());
-        let report = FixedMapping::new(layout.report, LEN_PAGE as usize, Sharing::Shared)?;
+        let len = LEN_PAGE as usize;
+        let report = FixedMapping::new(layout.report, len, Sharing::Shared, Pages::AtOnce)?;
         Ok(Self { _stay: stay, _program: program, report, layout, steps })
     }
 

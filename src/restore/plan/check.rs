@@ -269,10 +269,7 @@ impl Examined<'_> {
         };
         let signature =
             signature(number, selector).ok_or_else(|| format!("call {number} is not allowed"))?;
-        if operation.arguments.len() > signature.len()
-            || operation.kinds() >> (4 * operation.arguments.len()) != 0
-            || operation.check() > 2
-        {
+        if !operation.is_well_formed(signature.len()) {
             return Err(format!("call {number} is malformed"));
         }
         for (index, kind) in signature.iter().enumerate() {

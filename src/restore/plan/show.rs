@@ -10,7 +10,7 @@ use super::{Arg, Check, Operation, Plan};
 macro_rules! names {
     ($($number:ident $name:literal),* $(,)?) => {
         /// Returns the name of a call that a plan makes.
-        fn name(number: u32) -> &'static str {
+        fn name(number: u16) -> &'static str {
             match i64::from(number) {
                 $(libc::$number => $name,)*
                 _ => "?",
@@ -37,7 +37,7 @@ names! {
 }
 
 /// Returns which argument of a call is a path.
-fn path_argument(number: u32) -> Option<usize> {
+fn path_argument(number: u16) -> Option<usize> {
     match i64::from(number) {
         libc::SYS_openat | libc::SYS_mkdirat | libc::SYS_unlinkat => Some(1),
         libc::SYS_chdir => Some(0),
@@ -49,7 +49,7 @@ impl Plan {
     /// Describes one operation.
     pub fn describe(&self, operation: &Operation) -> String {
         let mut text = format!("{}(", name(operation.number));
-        for index in 0..operation.arguments.len() {
+        for index in 0..usize::from(operation.count) {
             if index > 0 {
                 text.push_str(", ");
             }

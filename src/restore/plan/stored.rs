@@ -1,0 +1,219 @@
+//! What a plan holds, and how that lies in its file: the facts as one message,
+//! then operations of one size, then the data.
+//!
+//! A hit reads it piece by piece to where it stays: each page that it touches
+//! costs two microseconds here, and a copy of the file would be forty.
+
+use std::io::{self, Read};
+
+use prost::Message;
+
+use super::format::{Clocks, Facts, GivenDescriptor, KernelArea, MemoryMap, Thread as ThreadFacts};
+use super::operation::{LEN_RECORD, Operation};
+
+/// So many records are read at a time.
+const RECORDS_AT_ONCE: usize = 64;
+
+/// What a restore has to do, unchecked: see `images/plan.proto` for what is
+/// not said here.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[allow(missing_docs)]
+pub struct PlanFile {
+    pub boot_id: String,
+    pub vdso_digest: Vec<u8>,
+    pub xfeatures: u64,
+    pub exe: Vec<u8>,
+    pub len_pages: u64,
+    pub mapped: bool,
+    pub kernel_areas: Vec<KernelArea>,
+    pub places: Vec<u64>,
+    pub len_place: u64,
+    pub fd_ceiling: u32,
+    pub given: Vec<GivenDescriptor>,
+    pub closed: Vec<i32>,
+    pub memory_map: MemoryMap,
+    /// What the leader does, in order.
+    pub operations: Vec<Operation>,
+    /// The leader first.
+    pub threads: Vec<ThreadPlan>,
+    /// What operations point to.
+    pub data: Vec<u8>,
+    pub nofile: Option<u64>,
+    pub clocks: Option<Clocks>,
+}
+
+/// One thread.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ThreadPlan {
+    /// Its id.
+    pub tid: i32,
+    /// What it does for itself.
+    pub operations: Vec<Operation>,
+    /// Where in the data its frame of `rt_sigreturn` is, built for address 0.
+    pub frame_offset: u64,
+    /// The length of the frame in bytes.
+    pub frame_len: u64,
+}
+
+impl PlanFile {
+    /// Returns the payload of the file.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let facts = self.facts().encode_to_vec();
+        let mut bytes = Vec::with_capacity(8 + facts.len() + self.data.len());
+        bytes.extend((facts.len() as u64).to_le_bytes());
+        bytes.extend(facts);
+        let threads = self.threads.iter().flat_map(|thread| &thread.operations);
+        for operation in self.operations.iter().chain(threads) {
+            bytes.extend(operation.to_record());
+        }
+        bytes.extend(&self.data);
+        bytes
+    }
+
+    fn facts(&self) -> Facts {
+        let threads = self.threads.iter().map(|thread| ThreadFacts {
+            tid: thread.tid,
+            operations: thread.operations.len() as u64,
+            frame_offset: thread.frame_offset,
+            frame_len: thread.frame_len,
+        });
+        Facts {
+            boot_id: self.boot_id.clone(),
+            vdso_digest: self.vdso_digest.clone(),
+            xfeatures: self.xfeatures,
+            exe: self.exe.clone(),
+            len_pages: self.len_pages,
+            mapped: self.mapped,
+            kernel_areas: self.kernel_areas.clone(),
+            places: self.places.clone(),
+            len_place: self.len_place,
+            fd_ceiling: self.fd_ceiling,
+            given: self.given.clone(),
+            closed: self.closed.clone(),
+            memory_map: self.memory_map,
+            operations: self.operations.len() as u64,
+            threads: threads.collect(),
+            nofile: self.nofile,
+            clocks: self.clocks,
+        }
+    }
+
+    /// Reads the payload of a file, which is `len` bytes long. Nothing is
+    /// taken for granted but that the caller has bounded `len`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] for what is no payload; those of the
+    /// reader.
+    pub(super) fn decode(mut from: impl Read, len: u64) -> io::Result<Self> {
+        let mut len_facts = [0; 8];
+        from.read_exact(&mut len_facts)?;
+        let len_facts = u64::from_le_bytes(len_facts);
+        let left = len.checked_sub(8).and_then(|left| left.checked_sub(len_facts));
+        let left = left.ok_or_else(|| wrong("its facts are cut off"))?;
+        let facts = exact(&mut from, len_facts)?;
+        let facts = Facts::decode(&facts[..]).map_err(|error| wrong(&error.to_string()))?;
+        let mut counts = facts.threads.iter().map(|thread| thread.operations);
+        let len_data = counts
+            .try_fold(facts.operations, u64::checked_add)
+            .and_then(|count| left.checked_sub(count.checked_mul(LEN_RECORD as u64)?));
+        let len_data = len_data.ok_or_else(|| wrong("its operations are cut off"))?;
+        let operations = operations(&mut from, facts.operations)?;
+        let mut threads = Vec::with_capacity(facts.threads.len());
+        for thread in &facts.threads {
+            threads.push(ThreadPlan {
+                tid: thread.tid,
+                operations: self::operations(&mut from, thread.operations)?,
+                frame_offset: thread.frame_offset,
+                frame_len: thread.frame_len,
+            });
+        }
+        Ok(Self {
+            boot_id: facts.boot_id,
+            vdso_digest: facts.vdso_digest,
+            xfeatures: facts.xfeatures,
+            exe: facts.exe,
+            len_pages: facts.len_pages,
+            mapped: facts.mapped,
+            kernel_areas: facts.kernel_areas,
+            places: facts.places,
+            len_place: facts.len_place,
+            fd_ceiling: facts.fd_ceiling,
+            given: facts.given,
+            closed: facts.closed,
+            memory_map: facts.memory_map,
+            operations,
+            threads,
+            data: exact(&mut from, len_data)?,
+            nofile: facts.nofile,
+            clocks: facts.clocks,
+        })
+    }
+}
+
+/// Reads operations, whose number has been found to fit into the file.
+fn operations(from: &mut impl Read, count: u64) -> io::Result<Vec<Operation>> {
+    let mut left = count as usize;
+    let mut operations = Vec::with_capacity(left);
+    let mut buffer = [[0; LEN_RECORD]; RECORDS_AT_ONCE];
+    while left > 0 {
+        let records = &mut buffer[..left.min(RECORDS_AT_ONCE)];
+        from.read_exact(records.as_flattened_mut())?;
+        operations.extend(records.iter().map(Operation::from_record));
+        left -= records.len();
+    }
+    Ok(operations)
+}
+
+/// Reads so many bytes, which have been found to be there.
+fn exact(from: &mut impl Read, len: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len as usize];
+    from.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn wrong(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload(facts: &Facts) -> Vec<u8> {
+        let facts = facts.encode_to_vec();
+        [&(facts.len() as u64).to_le_bytes()[..], &facts].concat()
+    }
+
+    fn refusal(bytes: &[u8]) -> String {
+        PlanFile::decode(bytes, bytes.len() as u64).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn counts_are_of_what_is_there() {
+        let operation = Operation::new(3, &[], super::super::Check::Ok);
+        let thread = ThreadPlan { tid: 7, operations: vec![operation; 2], ..Default::default() };
+        let plan = PlanFile {
+            operations: vec![operation; 200],
+            threads: vec![thread.clone(), thread],
+            data: vec![1, 2, 3],
+            ..Default::default()
+        };
+        let bytes = plan.encode();
+        assert_eq!(PlanFile::decode(&bytes[..], bytes.len() as u64).unwrap(), plan);
+        for (leader, each) in [(201, 2), (200, 3), (u64::MAX, 1), (1 << 58, 2), (0, u64::MAX)] {
+            let mut facts = plan.facts();
+            facts.operations = leader;
+            facts.threads.iter_mut().for_each(|thread| thread.operations = each);
+            let mut bytes = payload(&facts);
+            bytes.extend([0; 204 * LEN_RECORD + 3]);
+            assert_eq!(refusal(&bytes), "its operations are cut off", "{leader} {each}");
+        }
+        for len in [1, 1 << 40, u64::MAX] {
+            let mut bytes = payload(&plan.facts());
+            bytes[..8].copy_from_slice(&len.to_le_bytes());
+            assert!(PlanFile::decode(&bytes[..], bytes.len() as u64).is_err(), "{len}");
+        }
+        // A file that ends before its length says so.
+        assert!(PlanFile::decode(&bytes[..100], bytes.len() as u64).is_err());
+    }
+}
