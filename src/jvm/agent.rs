@@ -4,14 +4,12 @@
 //! The agent (`agent/` at the top of the repository) is a library that a JVM
 //! loads. It stops the `java` launcher's call of `main`, runs `main` as often
 //! as it is told to, waits to be captured, and goes on with the arguments, the
-//! environment and the directory of the day ([docs/agent.md] has the whole).
+//! environment and the directory of the day (docs/agent.md has the whole).
 //! It is another link product, so the build script compiles it, and it is
 //! carried in this program as bytes.
 //!
 //! Nothing here touches a process: [`Order`]s are encoded, [`Report`]s are
 //! decoded, bytes from the other side are not trusted.
-//!
-//! [docs/agent.md]: https://docs.rs/crate/warmstart/latest/source/docs/agent.md
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};

@@ -49,11 +49,8 @@ fn reports_are_decoded() {
     let unfit = [&b"X"[..], &string(b"no HotSpot")].concat();
     assert_eq!(Report::decode(&unfit), Ok(Report::Unfit("no HotSpot".into())));
     let main = [&b"M"[..], &list(&[b"-v"]), &string(b"a.B"), &string(b"a.B -v")].concat();
-    let expected = MainReached {
-        arguments: vec!["-v".into()],
-        class: "a.B".into(),
-        command: "a.B -v".into(),
-    };
+    let expected =
+        MainReached { arguments: vec!["-v".into()], class: "a.B".into(), command: "a.B -v".into() };
     assert_eq!(Report::decode(&main), Ok(Report::Main(expected)));
     let end = [&b"E\x01\xff\xff\xff\xff"[..], &string(b"")].concat();
     let expected = End { how: How::Exited, code: -1, reason: String::new() };
