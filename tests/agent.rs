@@ -200,6 +200,40 @@ fn threads_hooks_and_files_are_as_cold() {
     });
 }
 
+/// A hook that a static initialiser registers is registered once in a JVM's
+/// life: in a training. It must still run, once, at the end of the real run.
+#[test]
+fn shutdown_hooks_of_static_initialisers_are_kept() {
+    each_jvm!(start => {
+        assert_as_cold(&start, &["static-hook"], &["static-hook"]);
+        let (_dir, cwd) = directory();
+        let run = |args: &[&str]| Run::new(&cwd, args);
+
+        // A lock file that is left shows that the loggers' hook is lost.
+        let mut held = start.hold();
+        held.train(&run(&["logging", "training.log"]));
+        held.prepare();
+        let outcome = held.deliver(&run(&["logging", "real.log"]));
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert!(cwd.join("real.log").exists());
+        assert!(!cwd.join("real.log.lck").exists());
+
+        // One run does not tell which kind of hook it was.
+        let mut held = start.hold();
+        held.train(&run(&["hooks", "x"]));
+        held.train(&run(&["show"]));
+        held.order(&Order::Prepare { settle_ms: 0 });
+        let Some(Report::End(end)) = held.report() else { panic!("no end: {}", held.text()) };
+        assert_eq!(end.how, How::Refused);
+        assert!(end.reason.contains("shutdown hook"), "{}", end.reason);
+        // A second run does.
+        held.train(&run(&["hooks", "x"]));
+        held.prepare();
+        let run = run(&["hooks", "real"]);
+        assert_eq!(held.deliver(&run), start.cold(&run));
+    });
+}
+
 #[test]
 fn defaults_that_a_training_changed_are_put_back() {
     each_jvm!(start => {

@@ -90,6 +90,15 @@ public class Tool {
                 System.out.println("main");
                 if (args.length > 2) System.exit(7);
                 break;
+            case "static-hook":
+                Hooked.greet();
+                break;
+            case "logging":
+                java.util.logging.Handler log = new java.util.logging.FileHandler(args[1]);
+                java.util.logging.Logger.getLogger("tool").addHandler(log);
+                java.util.logging.Logger.getLogger("tool").setUseParentHandlers(false);
+                java.util.logging.Logger.getLogger("tool").info("logged");
+                break;
             case "daemon":
                 Thread daemon = new Thread(() -> pause(600_000), "sleeper");
                 daemon.setDaemon(true);
@@ -164,6 +173,16 @@ public class Tool {
 
     static class Broken {
         static final int VALUE = Integer.parseInt("no number");
+    }
+
+    static class Hooked {
+        static {
+            Runtime.getRuntime().addShutdownHook(new Thread(() -> System.out.println("static hook")));
+        }
+
+        static void greet() {
+            System.out.println("hooked");
+        }
     }
 
     static void pause(long ms) {
