@@ -275,6 +275,8 @@ public class Tool {
         System.out.println("thread " + field(Thread.class, "threadLocalRandomSeed", Thread.currentThread()));
         Object random = field(Class.forName("java.lang.Math$RandomNumberGeneratorHolder"), "randomNumberGenerator", null);
         System.out.println("math " + field(Random.class, "seed", random));
+        Object source = field(Class.forName("sun.security.provider.NativePRNG"), "INSTANCE", null);
+        System.out.println("buffered " + field(source.getClass(), "buffered", source));
         System.out.println("shuffle " + field(Random.class, "seed", field(Collections.class, "r", null)));
     }
 
