@@ -57,8 +57,16 @@ fn jvmti() -> Jvmti {
 /// Called by the JVM when it loads the agent. The option is the number of a
 /// descriptor. Whatever fails here leaves a JVM without agent: the trainer
 /// hears nothing, and gives up.
+///
+/// # Safety
+///
+/// A `JavaVM` and null or a C string, as the JVM passes them.
 #[unsafe(no_mangle)]
-pub extern "C" fn Agent_OnLoad(vm: *mut c_void, option: *const c_char, _: *mut c_void) -> c_int {
+pub unsafe extern "C" fn Agent_OnLoad(
+    vm: *mut c_void,
+    option: *const c_char,
+    _: *mut c_void,
+) -> c_int {
     if option.is_null() {
         return JNI_OK;
     }

@@ -5,11 +5,12 @@
 //! static one. Fresh bytes are mixed into those, and into the generators that
 //! the JDK itself keeps.
 //!
-//! `SecureRandom` is of another kind. `NativePRNG`, the default on Linux, reads
-//! `/dev/urandom` for what it returns and keeps no byte longer than 100 ms: a
-//! copy of it returns other bytes. `DRBG` and `SHA1PRNG` do not, so those that
-//! the JDK keeps are given fresh bytes; of those that a program keeps in its
-//! static state the agent does not know.
+//! `SecureRandom` is of another kind. `NativePRNG`, the default on Linux, returns
+//! what it reads from `/dev/urandom`, by way of a buffer that counts as fresh for
+//! 100 ms of the system's clock, which may be set back: the buffer is emptied.
+//! `DRBG` and `SHA1PRNG` go on from their state, so those that the JDK keeps are
+//! given fresh bytes; of those that a program keeps in its static state the agent
+//! does not know.
 
 use core::ffi::CStr;
 
@@ -20,6 +21,7 @@ use super::{jvmti, libc};
 const ATOMIC: &CStr = c"Ljava/util/concurrent/atomic/AtomicLong;";
 const RANDOM: &CStr = c"Ljava/util/Random;";
 const SECURE: &CStr = c"Ljava/security/SecureRandom;";
+const SOURCE: &CStr = c"Lsun/security/provider/NativePRNG$RandomIO;";
 /// 48 bits: what a `Random` has for a seed.
 const RANDOM_MASK: i64 = (1 << 48) - 1;
 
@@ -37,6 +39,10 @@ pub fn mix(env: Env, main: Object) {
     for (class, field) in kept {
         let random = env.get_static(known::get(class), field, RANDOM);
         mix_atomic(env, env.get(random, c"seed", ATOMIC), RANDOM_MASK);
+    }
+    for class in [Known::NativePrng, Known::NativePrngBlocking, Known::NativePrngNonBlocking] {
+        let source = env.get_static(known::get(class), c"INSTANCE", SOURCE);
+        env.set_int(source, c"buffered", 0);
     }
     mix_thread(env, main);
     env.frame(|| {

@@ -22,7 +22,7 @@ use super::jni::{Class, Env, NativeMethod, Object};
 use super::protocol::{self, How};
 use super::{hook, jvmti, libc, quiet};
 
-/// How often a program may go on after its exit before it is given up.
+/// How often `main` may go on after its exit before it is given up.
 const EXITS_MAX: u32 = 100;
 /// `VM.initLevel` of a JVM that runs, and of one that is shut down.
 const BOOTED: i32 = 4;
@@ -185,7 +185,7 @@ fn trapped(env: Env, code: c_int) {
         CODE.store(code, Ordering::Relaxed);
         EXIT.store(exit, Ordering::Release);
     }
-    if EXITS.fetch_add(1, Ordering::Relaxed) >= EXITS_MAX {
+    if is_main && EXITS.fetch_add(1, Ordering::Relaxed) >= EXITS_MAX {
         protocol::send_end(How::Refused, 0, b"the program goes on after its exit");
         // Nothing can end it but the end of the JVM, which the trainer sees to.
         loop {
@@ -207,5 +207,5 @@ fn trapped(env: Env, code: c_int) {
 fn death(env: Env) -> Object {
     let class = env.class(c"java/lang/ThreadDeath");
     let class = if class.is_null() { env.class(c"java/lang/Error") } else { class };
-    env.new(class, c"()V", &[])
+    env.make(class, c"()V", &[])
 }

@@ -132,7 +132,7 @@ pub fn call_main(env: Env, class: Class, launch: Launch, arguments: Object) {
     if constructor.is_null() {
         return;
     }
-    let object = env.new_or_throw(class, constructor, &[]);
+    let object = env.make_or_throw(class, constructor, &[]);
     if object.is_null() {
         return;
     }
@@ -231,9 +231,9 @@ unsafe extern "C" fn get_method_id(
     signature: *const c_char,
 ) -> Id {
     // SAFETY: C strings.
-    if is(ARMED)
-        && unsafe { CStr::from_ptr(name) == c"<init>" && CStr::from_ptr(signature) == WITHOUT }
-    {
+    let is_constructor =
+        || unsafe { CStr::from_ptr(name) == c"<init>" && CStr::from_ptr(signature) == WITHOUT };
+    if is(ARMED) && is_constructor() {
         let env = Env(env);
         if is_main_class(env, class) {
             hold(env, class, Launch::Instance);

@@ -263,15 +263,15 @@ impl Env {
 
     /// Makes an object; null after an exception, or if there is no such
     /// constructor.
-    pub fn new(self, class: Class, signature: &CStr, arguments: &[Value]) -> Object {
+    pub fn make(self, class: Class, signature: &CStr, arguments: &[Value]) -> Object {
         match self.method(class, c"<init>", signature) {
-            Some(id) => self.clean(self.new_or_throw(class, id, arguments)),
+            Some(id) => self.clean(self.make_or_throw(class, id, arguments)),
             None => null_mut(),
         }
     }
 
     /// Makes an object; an exception stays pending.
-    pub fn new_or_throw(self, class: Class, constructor: Id, arguments: &[Value]) -> Object {
+    pub fn make_or_throw(self, class: Class, constructor: Id, arguments: &[Value]) -> Object {
         call!(
             self,
             NewObjectA(Class, Id, *const Value) -> Object,

@@ -40,6 +40,9 @@ known! {
     Collections = b"Ljava/util/Collections;",
     Uuid = b"Ljava/util/UUID$Holder;",
     FileTemp = b"Ljava/io/File$TempDirectory;",
+    NativePrng = b"Lsun/security/provider/NativePRNG;",
+    NativePrngBlocking = b"Lsun/security/provider/NativePRNG$Blocking;",
+    NativePrngNonBlocking = b"Lsun/security/provider/NativePRNG$NonBlocking;",
     PathTemp = b"Ljava/nio/file/TempFileHelper;",
 }
 

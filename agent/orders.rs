@@ -87,6 +87,10 @@ fn say_reached(env: Env, call: &Call) {
 /// Makes the process small, and still.
 fn prepare(env: Env, state: &mut Option<State>, settle_ms: u32) {
     if let Some(state) = state {
+        if state.is_in_doubt(env) {
+            let reason = b"a shutdown hook may belong to one run or to all: train twice";
+            return protocol::send_end(How::Refused, 0, reason);
+        }
         state.close();
     }
     // SAFETY: a C string. The root directory is always there.

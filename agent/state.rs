@@ -38,9 +38,20 @@ pub struct State {
     default_handler: Object,
     /// The numbers for the names of threads, pools and timers.
     numbers: [i32; 3],
-    /// Shutdown hooks that only the first run has registered.
-    hooks: Vec<Object>,
-    runs: u32,
+    /// Shutdown hooks that one run has registered, and no other.
+    hooks: Vec<Hook>,
+}
+
+/// A shutdown hook.
+struct Hook {
+    thread: Object,
+    /// The arguments of the run that has registered it.
+    args: Vec<Vec<u8>>,
+    /// Whether a later run with these arguments has not registered another: it
+    /// belongs to static state, not to the run.
+    is_static: bool,
+    /// Whether other runs have registered their own: it belongs to the run.
+    is_of_run: bool,
 }
 
 impl State {
@@ -68,17 +79,16 @@ impl State {
             default_handler: env.global(default),
             numbers: numbers(env),
             hooks: Vec::new(),
-            runs: 0,
         }
     }
 
-    /// Puts back what a run has changed.
-    pub fn put_back(&mut self, env: Env) {
+    /// Puts back what a run with these arguments has changed.
+    pub fn put_back(&mut self, env: Env, args: &[Vec<u8>]) {
         self.put_back_descriptors();
         self.put_back_system(env);
         self.put_back_thread(env);
         set_numbers(env, self.numbers);
-        self.put_back_hooks(env);
+        self.put_back_hooks(env, args);
         delete_files(env);
         // After the properties, which have the encodings.
         streams::renew(env);
@@ -134,28 +144,38 @@ impl State {
     /// Takes out the shutdown hooks that the run has registered.
     ///
     /// Those of `main` come again in the next run. Those of static
-    /// initialisers do not, and are needed in the real run: so the first run's
-    /// are kept, less those of whose class the second one registers others.
-    /// The JDK's own are always of the second kind.
-    fn put_back_hooks(&mut self, env: Env) {
-        self.runs += 1;
+    /// initialisers do not, and are needed in the real run.
+    fn put_back_hooks(&mut self, env: Env, args: &[Vec<u8>]) {
         let map = hooks(env);
         let set = env.object(map, c"keySet", c"()Ljava/util/Set;", &[]);
         let array = env.object(set, c"toArray", c"()[Ljava/lang/Object;", &[]);
-        if array.is_null() {
-            return;
+        let count = if array.is_null() { 0 } else { env.len(array) };
+        let new: Vec<Object> = (0..count).map(|index| env.element(array, index)).collect();
+        let classes: Vec<Class> = new.iter().map(|thread| doing(env, *thread)).collect();
+        for hook in &mut self.hooks {
+            let class = doing(env, hook.thread);
+            if classes.iter().any(|other| env.same(*other, class)) {
+                hook.is_of_run = true;
+            } else if hook.args == args {
+                hook.is_static = true;
+            }
         }
-        let new: Vec<Object> = (0..env.len(array)).map(|index| env.element(array, index)).collect();
-        if self.runs == 1 {
-            self.hooks = new.iter().map(|hook| env.global(*hook)).collect();
-        } else {
-            let again: Vec<Class> = new.iter().map(|hook| doing(env, *hook)).collect();
-            self.hooks.retain(|hook| {
-                let class = doing(env, *hook);
-                !again.iter().any(|other| env.same(*other, class))
-            });
+        for (thread, class) in new.into_iter().zip(classes) {
+            let known = self.hooks.iter().any(|hook| env.same(doing(env, hook.thread), class));
+            // Of the second of a class nothing new is learned.
+            if !known {
+                let (args, thread) = (args.to_vec(), env.global(thread));
+                self.hooks.push(Hook { thread, args, is_static: false, is_of_run: false });
+            }
         }
         env.run(map, c"clear", c"()V", &[]);
+    }
+
+    /// Tells whether there are shutdown hooks of which it is not known if the
+    /// real run registers them: too little was trained.
+    pub fn is_in_doubt(&self, env: Env) -> bool {
+        let is_known = |hook: &Hook| hook.is_static || hook.is_of_run || is_jdk(env, hook);
+        !self.hooks.iter().all(is_known)
     }
 
     /// Does what is left to do before the real run.
@@ -164,9 +184,9 @@ impl State {
         let map = hooks(env);
         let put = c"(Ljava/lang/Object;Ljava/lang/Object;)Ljava/lang/Object;";
         for hook in self.hooks.drain(..) {
-            let is_jdk = jvmti().loader(doing(env, hook)).is_null();
-            if is_jdk || self.runs > 1 {
-                env.object(map, c"put", put, &[value(hook), value(hook)]);
+            // The JDK's are static: that of the loggers, for one.
+            if !hook.is_of_run && (hook.is_static || is_jdk(env, &hook)) {
+                env.object(map, c"put", put, &[value(hook.thread), value(hook.thread)]);
             }
         }
     }
@@ -188,6 +208,11 @@ const DEFAULT_HANDLER: &CStr = c"defaultUncaughtExceptionHandler";
 /// Returns the map of shutdown hooks; null if there never was one.
 fn hooks(env: Env) -> Object {
     env.get_static(known::get(Known::ShutdownHooks), c"hooks", c"Ljava/util/IdentityHashMap;")
+}
+
+/// Tells whether what a hook does is the JDK's.
+fn is_jdk(env: Env, hook: &Hook) -> bool {
+    jvmti().loader(doing(env, hook.thread)).is_null()
 }
 
 /// Returns the class of what a thread does: its own, or that of its task.
@@ -218,7 +243,7 @@ fn delete_files(env: Env) {
     // The last one first: directories come before what is in them.
     for index in (0..env.len(array)).rev() {
         let name = env.element(array, index);
-        let path = env.new(file, c"(Ljava/lang/String;)V", &[value(name)]);
+        let path = env.make(file, c"(Ljava/lang/String;)V", &[value(name)]);
         env.is(path, c"delete", c"()Z", &[]);
     }
     env.run(files, c"clear", c"()V", &[]);

@@ -17,13 +17,13 @@ const WITH_DESCRIPTOR: &CStr = c"(Ljava/io/FileDescriptor;)V";
 /// Replaces the three streams.
 pub fn renew(env: Env) {
     let system = env.class(c"java/lang/System");
-    let input = env.new(
+    let input = env.make(
         // 22 and later have classes of their own.
         class(env, c"java/lang/System$In", c"java/io/FileInputStream"),
         WITH_DESCRIPTOR,
         &[value(descriptor(env, c"in", 0))],
     );
-    let buffered = env.new(
+    let buffered = env.make(
         env.class(c"java/io/BufferedInputStream"),
         c"(Ljava/io/InputStream;)V",
         &[value(input)],
@@ -67,7 +67,7 @@ fn descriptor(env: Env, name: &CStr, fd: i32) -> Object {
 
 fn print_stream(env: Env, system: Class, descriptor: Object, encoding: Object) -> Object {
     let class = class(env, c"java/lang/System$Out", c"java/io/FileOutputStream");
-    let file = env.new(class, WITH_DESCRIPTOR, &[value(descriptor)]);
+    let file = env.make(class, WITH_DESCRIPTOR, &[value(descriptor)]);
     if file.is_null() {
         return null_mut();
     }

@@ -46,7 +46,7 @@ pub fn run(env: Env, call: &Call, state: &mut State, wait_ms: u32, command: &Com
     exit::release();
     env.release(arguments);
     known::scan(env);
-    state.put_back(env);
+    state.put_back(env, &command.args);
     match left.as_slice() {
         [] => protocol::send_end(end.0, end.1, b""),
         names => protocol::send_end(How::Refused, 0, &reason(names)),

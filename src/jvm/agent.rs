@@ -4,14 +4,12 @@
 //! The agent (`agent/` at the top of the repository) is a library that a JVM
 //! loads. It stops the `java` launcher's call of `main`, runs `main` as often
 //! as it is told to, waits to be captured, and goes on with the arguments, the
-//! environment and the directory of the day ([docs/agent.md] has the whole).
+//! environment and the directory of the day (docs/agent.md has the whole).
 //! It is another link product, so the build script compiles it, and it is
 //! carried in this program as bytes.
 //!
 //! Nothing here touches a process: [`Order`]s are encoded, [`Report`]s are
 //! decoded, bytes from the other side are not trusted.
-//!
-//! [docs/agent.md]: https://docs.rs/crate/warmstart/latest/source/docs/agent.md
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -108,10 +106,22 @@ mod tests {
         assert!(install(&file).is_err());
     }
 
+    /// It is for JVMs of any libc: it may name no library.
     #[test]
-    fn the_agent_is_a_shared_library() {
+    fn the_agent_is_a_shared_library_without_dependencies() {
+        let number = |at: usize| u64::from_le_bytes(BYTES[at..at + 8].try_into().unwrap()) as usize;
+        let short = |at: usize| usize::from(u16::from_le_bytes([BYTES[at], BYTES[at + 1]]));
         assert_eq!(&BYTES[..4], b"\x7fELF");
         // e_type: ET_DYN.
-        assert_eq!(BYTES[16], 3);
+        assert_eq!(short(16), 3);
+        // e_phoff, e_phentsize, e_phnum; of each: p_type, p_offset, p_filesz.
+        let headers = (0..short(56)).map(|index| number(32) + index * short(54));
+        let dynamic = headers.filter(|at| BYTES[*at..at + 4] == 2u32.to_le_bytes());
+        let tags: Vec<usize> = dynamic
+            .flat_map(|at| (number(at + 8)..number(at + 8) + number(at + 32)).step_by(16))
+            .map(number)
+            .collect();
+        // DT_SYMTAB is there, DT_NEEDED is not.
+        assert!(tags.contains(&6) && !tags.contains(&1), "{tags:?}");
     }
 }
