@@ -1,6 +1,6 @@
 //! Runs a JVM's tools cold and restored, in the same surroundings, and holds
 //! one against the other.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs;
