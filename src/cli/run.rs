@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
 
 use super::{Cli, answer_clap, environment};
+use crate::bench::AtMain;
 use crate::failure::{Failure, status};
 use crate::launcher::{self, CapturePoint, Clock, EngineChoice, Options, Policy};
 use crate::pids::Strategy;
@@ -195,6 +196,15 @@ impl CaptureArguments {
             pids => pids.strategies(),
         };
         Ok((at, engine, pids))
+    }
+
+    /// Whether an image that these options make may be one at `main`.
+    pub(super) fn at_main(&self) -> AtMain {
+        match self.at {
+            At::Auto => AtMain::Possible,
+            At::Ready => AtMain::Never,
+            At::Main => AtMain::Asked,
+        }
     }
 
     /// Spells the options out again, for another run of ourselves.
