@@ -9,7 +9,7 @@
 //! reported as failed, never counted. So is a run of a tool that ends with
 //! another exit status than the first cold one.
 //!
-//! [`against`] adds what a JDK itself has to start faster.
+//! `against` adds what a JDK itself has to start faster.
 
 mod against;
 mod http;

@@ -161,7 +161,13 @@ fn said_by_jvm(output: &[u8]) -> Option<String> {
     // The time is of no interest, nor is what does not fit a line.
     let rest = found.split_once("][").filter(|_| found.starts_with('[')).map(|(_, rest)| rest);
     let message = rest.and_then(|rest| rest.rsplit_once("] ")).map_or(found, |(_, text)| text);
-    Some(message.trim().chars().take(LEN_SAID_MAX).collect())
+    // "Error occurred during initialization of VM": why is in the next line.
+    let why = lines().skip_while(|line| *line != found).nth(1).unwrap_or_default();
+    let message = match message.ends_with("initialization of VM") && !why.is_empty() {
+        true => format!("{message}: {why}"),
+        false => message.trim().to_owned(),
+    };
+    Some(message.chars().take(LEN_SAID_MAX).collect())
 }
 
 /// Counts the classes in a log of `-Xlog:class+load`, and those that came from
@@ -199,6 +205,11 @@ mod tests {
         );
         let text = "Unrecognized VM option 'X'\nError: Could not create the Java Virtual Machine.";
         assert_eq!(said(text).as_deref(), Some("Unrecognized VM option 'X'"));
+        let text = "Error occurred during initialization of VM\nUnable to use shared archive.\n";
+        assert_eq!(
+            said(text).as_deref(),
+            Some("Error occurred during initialization of VM: Unable to use shared archive.")
+        );
         assert_eq!(said("Hello\n[INFO] all is well\n"), None);
         assert_eq!(
             said(&format!("Error {}", "ä".repeat(1000))).map(|text| text.chars().count()),
