@@ -39,7 +39,19 @@ fn cases() -> Vec<Case> {
     let case = |words: &[&str]| Case::new(words);
     vec![
         case(&[]),
-        case(&["args", "a b", "", "'q' \"d\"", "grüß €", "\\", "*", "-x", "--", "@no", "line\nbreak"]),
+        case(&[
+            "args",
+            "a b",
+            "",
+            "'q' \"d\"",
+            "grüß €",
+            "\\",
+            "*",
+            "-x",
+            "--",
+            "@no",
+            "line\nbreak",
+        ]),
         case(&["env"]).env("GREETING", "hello wörld").env("EMPTY", "").dir("elsewhere"),
         case(&["env"]),
         case(&["files"]),
