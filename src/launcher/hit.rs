@@ -4,6 +4,9 @@
 //! matters on the way to a restore: nothing is written, and nothing is
 //! computed that only a miss needs.
 
+mod at_main;
+mod draft;
+
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -12,17 +15,18 @@ use serde::{Deserialize, Serialize};
 
 use super::delivery;
 use super::delivery::AtMain;
-use super::inner::{self, Inner, Running};
+use super::inner::{self, Inner};
 use super::probing::chain;
 use super::{Options, Policy, Training};
-use crate::cache::{Cache, CacheError, CaptureLock, Entry, NewEntry, Staging};
+use crate::cache::{Cache, CacheError, CaptureLock, Entry};
 use crate::command::Command;
 use crate::fingerprint::{
     self, DigestMemory, EntryId, FileIdentity, Fingerprint, FingerprintError, Host, JvmLine,
-    NotAtMain, Point, Reading, Scope, Stream, explain,
+    NotAtMain, Point, Reading, Scope, Stream,
 };
 use crate::restore::{self, CannotRestore, Restored, Witness};
-use crate::snapshot::Snapshot;
+
+pub use draft::{Draft, Origin};
 
 /// How long a restore may take until its release: it takes milliseconds, and
 /// with a page file on a cold disk, tenths of a second; the engine adds what
@@ -35,9 +39,6 @@ const READ_AT_ONCE: u64 = 4 << 20;
 
 /// The file of an image that holds [`Notify`].
 const NOTIFY_FILE: &str = "notify.json";
-
-/// How the note begins about an entry that was retired.
-const RETIRED: &str = "its image was retired: ";
 
 /// Why there is no key to look for.
 #[derive(Debug, thiserror::Error)]
@@ -464,67 +465,6 @@ impl Lookup {
         }
     }
 
-    /// At main: the whole command, and its line.
-    pub fn line(&self) -> Option<&(Command, JvmLine)> {
-        self.line.as_ref()
-    }
-
-    /// Returns where the agent's library is put.
-    pub fn agent_dir(&self) -> PathBuf {
-        self.cache.agent_dir()
-    }
-
-    /// Returns the path of the log of a capture at main.
-    pub fn log_path(&self) -> PathBuf {
-        self.cache.log_path(&self.fingerprint.id)
-    }
-
-    /// Returns the path of that log, if it is there.
-    pub fn log(&self) -> Option<PathBuf> {
-        self.line.as_ref().map(|_| self.log_path()).filter(|path| path.exists())
-    }
-
-    /// Returns a path for files of a capture, which is this process's own.
-    pub fn scratch_dir(&self) -> PathBuf {
-        self.cache.temporary()
-    }
-
-    /// Returns why it was not captured lately, if it was tried.
-    pub fn refused_lately(&self) -> Option<String> {
-        self.cache.refused_lately(&self.fingerprint.id)
-    }
-
-    /// Returns how often the entry will have been restored with this time.
-    pub fn restores(&self) -> u64 {
-        self.cache.usage(&self.fingerprint.id).restores + 1
-    }
-
-    /// Retires the entry at main because it did not do what a cold run does.
-    pub fn retire(&self, reason: &str) {
-        self.remove();
-        self.note_refusal(&format!("{RETIRED}{reason}"));
-    }
-
-    /// Notes that an entry at main is of a server, as it seems: it is worth a
-    /// capture when it is ready.
-    pub fn note_server(&self) {
-        if self.line.is_some() {
-            self.remove();
-            self.note_refusal("it ran until it was told to end: to be captured when it is ready");
-        }
-    }
-
-    /// Returns why the entry at main was retired, if it was.
-    pub fn retired(&self) -> Option<String> {
-        self.line.as_ref()?;
-        self.refused_lately().filter(|reason| reason.starts_with(RETIRED))
-    }
-
-    /// Removes the entry; one that is in use stays.
-    pub fn remove(&self) {
-        let _ = self.cache.remove(&self.fingerprint.id);
-    }
-
     /// Tells which socket the program notifies.
     pub fn set_notify(&mut self, path: &Path) {
         self.notify = Some(path.to_owned());
@@ -566,109 +506,5 @@ struct Verified<'a> {
 impl Witness for Verified<'_> {
     fn knows(&self, path: &Path, file: &Metadata) -> bool {
         self.entry.depends_on(path, &FileIdentity::new(file), self.digests)
-    }
-}
-
-/// What a snapshot was taken of.
-#[derive(Debug)]
-pub enum Origin {
-    /// The user's own run, which is ready.
-    Run {
-        /// What the command was by then.
-        running: Running,
-        /// Whether it had said READY=1.
-        notified: bool,
-    },
-    /// A JVM of our own that waits before `main`.
-    Main(AtMain),
-}
-
-/// An entry in the making; gone when dropped.
-#[derive(Debug)]
-pub struct Draft {
-    staging: Staging,
-    image_dir: PathBuf,
-    cache: Cache,
-    command: Command,
-    scope: Scope,
-    host: Host,
-    fingerprint: Fingerprint,
-    notify: Option<PathBuf>,
-    point: Point,
-    began: SystemTime,
-}
-
-impl Draft {
-    /// Returns the directory for the image.
-    pub fn image_dir(&self) -> &Path {
-        &self.image_dir
-    }
-
-    /// Makes the entry; `captured_at` is no later than the freeze.
-    pub fn commit(
-        self,
-        snapshot: &Snapshot,
-        origin: Origin,
-        captured_at: SystemTime,
-    ) -> Result<(), String> {
-        let mut digests = self.cache.digests();
-        self.check_inputs(&mut digests)?;
-        let Self { command, scope, host, began, .. } = &self;
-        let mut tier = None;
-        match origin {
-            Origin::Run { running, notified } => {
-                let inner = Inner::record(running, command, scope, host, *began, &mut digests)?;
-                if let Some(inner) = inner {
-                    self.write(inner::FILE, &inner)?;
-                }
-                if let Some(path) = self.notify.clone() {
-                    self.write(NOTIFY_FILE, &Notify { path, notified })?;
-                }
-            }
-            Origin::Main(at_main) => {
-                self.write(delivery::FILE, &at_main)?;
-                tier = Some(at_main.tier);
-            }
-        }
-        let new = NewEntry {
-            fingerprint: &self.fingerprint,
-            command: &self.command,
-            dependencies: &snapshot.dependencies,
-            captured_at,
-            boot_id: &self.host.boot_id,
-            kernel: &self.host.kernel,
-            engine: "native",
-            capture_point: self.point.name(),
-            tier,
-            pid: snapshot.pid,
-            threads: snapshot.threads,
-            len_pages: snapshot.len_pages,
-            page_mode: snapshot.page_mode,
-            freeze: snapshot.freeze,
-        };
-        self.staging.commit(&new, &mut digests).map_err(|error| chain(&error))?;
-        let _ = self.cache.save_digests(&mut digests);
-        Ok(())
-    }
-
-    /// Adds a file of our own to the image.
-    fn write(&self, name: &str, value: &impl Serialize) -> Result<(), String> {
-        serde_json::to_vec(value)
-            .map_err(std::io::Error::from)
-            .and_then(|text| std::fs::write(self.image_dir.join(name), text))
-            .map_err(|error| format!("cannot write {name}: {error}"))
-    }
-
-    /// Refuses if an input has changed since the key was computed: the program
-    /// may have started from the new one.
-    fn check_inputs(&self, digests: &mut DigestMemory) -> Result<(), String> {
-        let now = fingerprint::of(&self.command, &self.scope, &self.host, digests)
-            .map_err(|error| format!("its inputs changed while it started: {}", chain(&error)))?;
-        if now.id == self.fingerprint.id {
-            return Ok(());
-        }
-        let changes = explain(&self.fingerprint.inputs, &now.inputs);
-        let first = changes.first().map(ToString::to_string).unwrap_or_default();
-        Err(format!("its inputs changed while it started: {first}"))
     }
 }

@@ -1,9 +1,10 @@
 //! The course of one run.
 
+mod at_main;
+
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use super::aside::{self, Aside, Errand};
 use super::capture::Capture;
 use super::hit::{Found, Lookup, NoLookup};
 use super::outcome::{Herald, Outcome, Status, ms};
@@ -22,7 +23,6 @@ use crate::restore::{CannotRestore, Restored};
 use crate::snapshot::{FileId, StdinAtStart, StdioOrigin};
 use crate::sys::process::{self, Inherited, SpawnError};
 use crate::sys::{self, signals};
-use crate::ui;
 
 /// Signals that a caller may have ignored for the program, as `nohup(1)` and
 /// shells do; asking about all of them would cost a call each.
@@ -131,25 +131,6 @@ impl Run {
         self.no_lookup(looked_up.map(drop))
     }
 
-    /// Runs a command that is captured at main only.
-    fn go_at_main(mut self, host: Host) -> u8 {
-        let captures = matches!(self.options.policy, Policy::Auto | Policy::Refresh);
-        let streams = Some(host.streams).filter(|_| captures);
-        match hit::look_up(&self.command, &self.options, host, Point::Main) {
-            Ok(lookup) => {
-                self.later = streams;
-                self.looked_up(Box::new(lookup), None)
-            }
-            Err(NoLookup::Unread(_)) => {
-                self.later = streams;
-                self.status.reason = Some("no entry yet".into());
-                self.herald.detail("started cold: no entry yet; its files were never read");
-                self.start(Start::Followed)
-            }
-            Err(error) => self.no_lookup(Err(error)),
-        }
-    }
-
     /// Starts without an entry, since there is no key.
     fn no_lookup(mut self, reason: Result<(), NoLookup>) -> u8 {
         let Err(reason) = reason else { return self.start(Start::Plain) };
@@ -172,25 +153,6 @@ impl Run {
             }
             reason => self.refuse(probing::chain(&reason), Start::Plain),
         }
-    }
-
-    /// Looks for an entry at main of a command that has none of its own.
-    fn found_at_main(&mut self, host: Host) -> Option<Box<Lookup>> {
-        if self.options.at == CapturePoint::Ready {
-            return None;
-        }
-        let streams = host.streams;
-        let lookup = hit::look_up(&self.command, &self.options, host, Point::Main);
-        if let (Ok(_) | Err(NoLookup::Unread(_)), Policy::Auto | Policy::Refresh) =
-            (&lookup, self.options.policy)
-        {
-            self.later = Some(streams);
-        }
-        let mut lookup = Box::new(lookup.ok()?);
-        if self.options.policy == Policy::Refresh {
-            return None;
-        }
-        matches!(lookup.find(), Found::Entry).then_some(lookup)
     }
 
     fn reason_for_plain(&self) -> Option<String> {
@@ -303,7 +265,7 @@ impl Run {
                     self.verify();
                 }
                 if self.options.at == CapturePoint::Auto
-                    && was_stopped(ending)
+                    && at_main::was_stopped(ending)
                     && began.elapsed() > SERVES
                 {
                     lookup.note_server();
@@ -315,15 +277,6 @@ impl Run {
                 OWN_FAILURE
             }
         }
-    }
-
-    /// Has a restored run compared with a cold one, by a second process; what
-    /// comes of it the next run says.
-    fn verify(&self) {
-        let Some(streams) = self.streams else { return };
-        let (command, options) = (&self.command, &self.options);
-        // Nobody depends on it.
-        let _ = aside::start(command, options, &streams, &self.inherited, Errand::Verify);
     }
 
     /// Blocks what the relay handles, and sees that the kernel keeps our
@@ -454,78 +407,6 @@ impl Run {
         }
     }
 
-    /// Starts the program as a child, only to know when it ends.
-    fn start_followed(mut self) -> u8 {
-        let exec = match spawn::prepare(&self.command) {
-            Ok(exec) => exec,
-            Err(error) => return self.cannot_execute(&error.into()),
-        };
-        self.block_signals();
-        let pid = match process::spawn(exec, &self.inherited, [None; 3]) {
-            Ok(pid) => pid,
-            Err(SpawnError::Exec(error)) => return self.cannot_execute(&error),
-            Err(error) => return self.not_captured(error.to_string()),
-        };
-        privilege::give_up();
-        self.status.app_pid = pid;
-        self.status.timings_ms.total = ms(sys::start::age());
-        self.herald.record(&self.status);
-        stdio::let_go(self.herald.is_quiet() && !self.options.wait);
-        stdio::let_go_of(&self.passed);
-        match Relay::new(pid, Tap::default(), None) {
-            Ok(relay) => {
-                let ending = relay.run(None);
-                self.follow(ending);
-                end_like(ending)
-            }
-            Err(error) => {
-                self.herald.fail(&format!("signalfd: {error}"));
-                OWN_FAILURE
-            }
-        }
-    }
-
-    /// Sees to the capture at main of a program that has ended by itself.
-    fn follow(&mut self, ending: Ending) {
-        let (Some(streams), Ending::Exited(_)) = (self.later, ending) else { return };
-        if was_stopped(ending) {
-            return;
-        }
-        let errand = if self.options.wait { Errand::Awaited } else { Errand::Capture };
-        match aside::start(&self.command, &self.options, &streams, &self.inherited, errand) {
-            Ok(aside) if errand == Errand::Awaited => {
-                let report = self.waited_for(aside);
-                if report.captured {
-                    self.status.outcome = Outcome::Captured;
-                    self.status.engine = Some("native");
-                }
-                self.status.entry = report.entry.or(self.status.entry.take());
-                self.status.reason = report.reason;
-                self.herald.record(&self.status);
-                match &self.status.reason {
-                    Some(reason) if !report.captured => {
-                        self.herald.say(&format!("not captured at main: {reason}"));
-                    }
-                    Some(reason) => self.herald.say(&format!("captured at main, but {reason}")),
-                    None => self.herald.detail("captured at main"),
-                }
-            }
-            Ok(_) => self.herald.detail("it is being captured at main, by a second process"),
-            Err(error) => self.herald.detail(&format!("not captured at main: {error}")),
-        }
-    }
-
-    /// Waits for the second process, and shows how it gets on.
-    fn waited_for(&self, aside: Aside) -> aside::Report {
-        // Whoever is tired of waiting may say so.
-        self.inherited.mask.set();
-        let progress = (self.options.verbosity == 0).then(ui::Progress::spinner);
-        aside.wait(&mut |line| match &progress {
-            Some(progress) => progress.say(line),
-            None => self.herald.detail(line),
-        })
-    }
-
     /// Says what the program has as 0, 1 and 2, given the ends of a tap.
     fn origins(&self, ends: &[Option<OwnedFd>; 3]) -> [StdioOrigin; 3] {
         std::array::from_fn(|index| {
@@ -600,16 +481,6 @@ fn is_worth_a_capture(reason: &CannotRestore, lookup: &mut Lookup) -> bool {
         | CannotRestore::Raced { .. }
         | CannotRestore::Deadline(_) => lookup.note_failed(reason),
     }
-}
-
-/// Whether a program ended because it was told to: a JVM ends with 128 and the
-/// signal's number.
-fn was_stopped(ending: Ending) -> bool {
-    relay::ENDS.iter().any(|&signal| match ending {
-        Ending::Exited(status) => status == 128 + signal,
-        Ending::Killed(by) => by == signal,
-        Ending::Unknown => false,
-    })
 }
 
 /// Ends as the program ended: returns its exit status, or dies by its signal.
