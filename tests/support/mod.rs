@@ -19,6 +19,7 @@ pub mod occupy;
 pub mod seccomp;
 pub mod service;
 pub mod target;
+pub mod tools;
 
 /// Returns the path of the binary under test: the one that was built with the
 /// tests, or the one that `WARMSTART_TEST_BINARY` names (a released build).
