@@ -20,6 +20,7 @@ unsafe extern "C" {
 
     pub fn _exit(status: c_int) -> !;
     pub fn read(fd: c_int, buffer: *mut c_void, len: usize) -> isize;
+    pub fn write(fd: c_int, buffer: *const c_void, len: usize) -> isize;
     pub fn send(fd: c_int, buffer: *const c_void, len: usize, flags: c_int) -> isize;
     pub fn open(path: *const c_char, flags: c_int, ...) -> c_int;
     pub fn close(fd: c_int) -> c_int;

@@ -52,7 +52,7 @@ pub fn serve(env: Env, class: Class, launch: Launch, prefix: Object) -> Object {
                 prepare(env, &mut state, settle_ms);
                 None
             }
-            Order::Deliver(command) => {
+            Order::Deliver { command, printed } => {
                 protocol::close();
                 if let Some(state) = &mut state {
                     state.finish(env);
@@ -61,11 +61,30 @@ pub fn serve(env: Env, class: Class, launch: Launch, prefix: Object) -> Object {
                     protocol::abandon();
                 }
                 entropy::mix(env, hook::main_thread());
+                say_again(&printed);
                 Some(deliver::arguments(env, &call, &command.args))
             }
         });
         if let Some(arguments) = done {
             return arguments;
+        }
+    }
+}
+
+/// Prints what the JVM prints at each start, before `main`: what was printed
+/// when this one started, nobody saw.
+fn say_again(printed: &[Vec<u8>; 2]) {
+    for (fd, text) in (1..).zip(printed) {
+        let mut rest = text.as_slice();
+        while !rest.is_empty() {
+            // SAFETY: the buffer is as long as is said.
+            let written = unsafe { libc::write(fd, rest.as_ptr().cast(), rest.len()) };
+            match usize::try_from(written) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(_) if libc::interrupted() => {}
+                // As the JVM does without it.
+                Err(_) => break,
+            }
         }
     }
 }

@@ -32,7 +32,7 @@ pub enum Order {
     Classes,
     Link(Vec<Vec<u8>>),
     Prepare { settle_ms: u32 },
-    Deliver(Command),
+    Deliver { command: Command, printed: [Vec<u8>; 2] },
 }
 
 /// How an order ended.
@@ -161,7 +161,10 @@ impl<'a> Fields<'a> {
             b"C" => Order::Classes,
             b"L" => Order::Link(self.list()?),
             b"P" => Order::Prepare { settle_ms: self.number()? },
-            b"D" => Order::Deliver(self.command()?),
+            b"D" => Order::Deliver {
+                command: self.command()?,
+                printed: [self.string()?, self.string()?],
+            },
             _ => return None,
         };
         self.0.is_empty().then_some(order)

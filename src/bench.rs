@@ -1,18 +1,24 @@
 //! Cold against restored, measured from outside.
 //!
-//! Both kinds of run are started the same way and watched by the same
+//! All kinds of run are started the same way and watched by the same
 //! [`Mark`]: the time from the start of the process to the moment at which the
 //! mark holds. Cold runs are of the command itself, without warmstart. Runs
-//! alternate, so that a machine that gets slower meanwhile slows both kinds.
-//! Each restored run proves by its status file that it was one; a run that
-//! fell back to a cold start is reported as failed, never counted.
+//! alternate, and every round begins with another kind, so that a machine that
+//! gets slower meanwhile slows all kinds. Each restored run proves by its
+//! status file that it was one; a run that fell back to a cold start is
+//! reported as failed, never counted. So is a run of a tool that ends with
+//! another exit status than the first cold one.
+//!
+//! `against` adds what a JDK itself has to start faster.
 
+mod against;
 mod http;
 mod mark;
 pub mod pids;
 mod prepare;
 mod process;
 mod report;
+mod rounds;
 mod run;
 mod stats;
 mod svg;
@@ -23,8 +29,9 @@ use std::time::Duration;
 
 use crate::command::Command;
 
+pub use against::Alternative;
 pub use mark::Mark;
-pub use report::{Report, Side};
+pub use report::{Against, Report, Side};
 pub use stats::Summary;
 
 /// What to measure.
@@ -34,14 +41,30 @@ pub struct Options {
     pub launcher: PathBuf,
     /// Its options for each run.
     pub launcher_options: Vec<OsString>,
-    /// Rounds: one cold and one restored run each.
+    /// Rounds: one run of each kind.
     pub runs: u32,
     /// What ends a measurement; `None`: found out in the preparation.
     pub until: Option<Mark>,
+    /// Whether those options have images made at `main`.
+    pub at_main: AtMain,
+    /// What else to measure, in this order.
+    pub against: Vec<Alternative>,
     /// Where temporary files may be made.
     pub temp_dir: PathBuf,
     /// A run that has not got there by then has failed.
     pub timeout: Duration,
+}
+
+/// Whether the image may be one that is captured at `main`: in a second
+/// process, once the program has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtMain {
+    /// It is captured in place, when ready.
+    Never,
+    /// That is the launcher's choice: at `main` if it is a JVM that ended.
+    Possible,
+    /// It was asked for: the program is a tool, its end is what counts.
+    Asked,
 }
 
 /// Where the work is.
@@ -49,10 +72,14 @@ pub struct Options {
 pub enum Stage {
     /// The image is being made or looked up.
     Preparing,
+    /// The archive of an alternative is being made and tried.
+    Making(Alternative),
     /// A cold run of this round.
     Cold(u32),
     /// A restored run of this round.
     Restored(u32),
+    /// A run of this round with an alternative.
+    Against(Alternative, u32),
 }
 
 /// Why nothing could be measured.
@@ -78,7 +105,7 @@ pub enum BenchError {
     Scratch(#[source] std::io::Error),
 }
 
-/// Prepares the image, runs all rounds, and sums up.
+/// Prepares the image and the archives, runs all rounds, and sums up.
 pub fn run(
     command: &Command,
     options: &Options,
@@ -87,14 +114,11 @@ pub fn run(
     let scratch = process::Scratch::new(&options.temp_dir).map_err(BenchError::Scratch)?;
     progress(Stage::Preparing);
     let mark = prepare::prepare(command, options, &scratch)?;
-
-    let mut rounds = Vec::new();
-    for round in 1..=options.runs {
-        progress(Stage::Cold(round));
-        let cold = run::cold(command, &mark, options.timeout)?;
-        progress(Stage::Restored(round));
-        let restored = run::restored(command, options, &mark, &scratch)?;
-        rounds.push((cold, restored));
+    let mut contenders = Vec::new();
+    for &alternative in &options.against {
+        progress(Stage::Making(alternative));
+        contenders.push(against::make(alternative, command, &mark, options.timeout, &scratch));
     }
-    Ok(Report::of(command, &mark, rounds))
+    let outcomes = rounds::run(command, options, &mark, &contenders, &scratch, progress)?;
+    Ok(Report::of(command, &mark, contenders, outcomes))
 }

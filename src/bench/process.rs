@@ -23,7 +23,7 @@ pub(super) const PAUSE: Duration = Duration::from_micros(150);
 /// What is kept of a line in search of a match.
 const MAX_LINE: u64 = 64 * 1024;
 
-/// A temporary directory, for status files.
+/// A temporary directory, for status files and archives.
 #[derive(Debug)]
 pub(super) struct Scratch {
     dir: PathBuf,
@@ -42,6 +42,11 @@ impl Scratch {
         let _ = std::fs::remove_file(&path);
         path
     }
+
+    /// Returns the path of another file in it.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
 }
 
 impl Drop for Scratch {
@@ -55,8 +60,25 @@ impl Drop for Scratch {
 pub(super) enum Output {
     /// Thrown away.
     Discard,
+    /// Both streams into this file, which is made anew.
+    File(PathBuf),
     /// Read until its end, in search of a line that matches.
     Search(Regex),
+}
+
+impl Output {
+    /// Returns stdout and stderr for a program.
+    fn streams(&self) -> std::io::Result<[Stdio; 2]> {
+        Ok(match self {
+            Self::Discard => [Stdio::null(), Stdio::null()],
+            Self::Search(_) => [Stdio::piped(), Stdio::piped()],
+            Self::File(path) => {
+                let file = File::create(path)?;
+                // One description: the streams take turns, not places.
+                [file.try_clone()?.into(), file.into()]
+            }
+        })
+    }
 }
 
 /// A started program.
@@ -80,18 +102,16 @@ impl Running {
                 spawn.env(name, value);
             }
         }
-        let stream = || match output {
-            Output::Discard => Stdio::null(),
-            Output::Search(_) => Stdio::piped(),
-        };
-        spawn.stdout(stream()).stderr(stream());
-        let started = Instant::now();
-        let mut child = spawn.spawn().map_err(|source| BenchError::Start {
+        let refused = |source| BenchError::Start {
             name: command.name().to_string_lossy().into_owned(),
             source,
-        })?;
+        };
+        let [stdout, stderr] = output.streams().map_err(refused)?;
+        spawn.stdout(stdout).stderr(stderr);
+        let started = Instant::now();
+        let mut child = spawn.spawn().map_err(refused)?;
         let matched = match output {
-            Output::Discard => None,
+            Output::Discard | Output::File(_) => None,
             Output::Search(regex) => Some(search(&mut child, regex)),
         };
         Ok(Self { child, status: None, started, matched })
@@ -117,17 +137,22 @@ impl Running {
 
     /// Ends the program: SIGTERM, after some time SIGKILL; then whatever of its
     /// children is left over.
-    pub(super) fn end(mut self) {
-        self.end_now();
+    pub(super) fn end(self) {
+        self.end_within(GRACE);
     }
 
-    fn end_now(&mut self) {
+    /// The same, with so much time between the two signals.
+    pub(super) fn end_within(mut self, grace: Duration) {
+        self.end_now(grace);
+    }
+
+    fn end_now(&mut self, grace: Duration) {
         if self.ended().is_some() {
             return;
         }
         let family = descendants(self.pid());
         let _ = kill(Pid::from_raw(self.pid() as i32), Signal::SIGTERM);
-        let deadline = Instant::now() + GRACE;
+        let deadline = Instant::now() + grace;
         while self.ended().is_none() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -147,7 +172,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.end_now();
+        self.end_now(GRACE);
     }
 }
 

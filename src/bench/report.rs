@@ -2,10 +2,12 @@
 
 use serde::Serialize;
 
+use super::against::{Contender, Facts};
+use super::rounds::Outcomes;
 use super::run::Outcome;
 use super::{Mark, Summary, svg};
 use crate::command::Command;
-use crate::ui::{Align, Table, millis};
+use crate::ui::{Align, Table, bytes, millis};
 
 /// The runs of one kind.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -38,6 +40,9 @@ pub struct Report {
     pub command: Vec<String>,
     /// What was timed.
     pub until: String,
+    /// The exit status of every run that counts; `None` if the mark was
+    /// another than the end.
+    pub exit_status: Option<i32>,
     /// The command itself.
     pub cold: Side,
     /// The command restored.
@@ -47,41 +52,128 @@ pub struct Report {
     /// The launcher's own figure of the restored runs, in milliseconds: from
     /// its start to the release of the program.
     pub launcher_ms: Option<Summary>,
+    /// What else was measured.
+    pub against: Vec<Against>,
+}
+
+/// The runs with an alternative of the JDK's.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Against {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// Why there are no runs.
+    pub unavailable: Option<String>,
+    /// Its archive.
+    pub archive: Option<Facts>,
+    /// Its runs.
+    #[serde(flatten)]
+    pub side: Side,
+    /// Cold over this, of the two runs of each round.
+    pub ratio: Option<Summary>,
+    /// This over restored, of the two runs of each round.
+    pub restored_ratio: Option<Summary>,
+}
+
+/// One kind of run.
+pub(super) struct Row<'a> {
+    pub(super) name: &'static str,
+    pub(super) side: &'a Side,
+    /// How many times faster than cold.
+    ratio: Option<&'a Summary>,
 }
 
 impl Report {
-    /// Sums up the rounds, each a cold and a restored run.
-    pub(super) fn of(command: &Command, mark: &Mark, rounds: Vec<(Outcome, Outcome)>) -> Self {
-        let ratios: Vec<f64> = rounds
-            .iter()
-            .filter_map(|(cold, restored)| {
-                Some(cold.as_ref().ok()?.ms / restored.as_ref().ok()?.ms)
-            })
-            .collect();
+    /// Sums up the outcomes of all rounds.
+    pub(super) fn of(
+        command: &Command,
+        mark: &Mark,
+        contenders: Vec<Contender>,
+        mut outcomes: Outcomes,
+    ) -> Self {
+        let exit_status = outcomes.agree().and_then(|end| end.code());
+        let Outcomes { cold, restored, against } = outcomes;
         let launcher: Vec<f64> =
-            rounds.iter().filter_map(|(_, restored)| restored.as_ref().ok()?.launcher_ms).collect();
-        let (cold, restored): (Vec<Outcome>, Vec<Outcome>) = rounds.into_iter().unzip();
+            restored.iter().filter_map(|outcome| outcome.as_ref().ok()?.launcher_ms).collect();
+        let against = contenders.into_iter().zip(against).map(|(contender, own)| {
+            let (archive, unavailable) = match contender.archive {
+                Ok(archive) => (Some(archive.facts), None),
+                Err(why) => (None, Some(why)),
+            };
+            Against {
+                name: contender.alternative.name(),
+                unavailable,
+                archive,
+                ratio: ratio(&cold, &own),
+                restored_ratio: ratio(&own, &restored),
+                side: Side::of(own),
+            }
+        });
         Self {
             schema_version: 1,
             version: env!("CARGO_PKG_VERSION"),
             command: command.argv.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
             until: mark.to_string(),
+            exit_status,
+            against: against.collect(),
+            ratio: ratio(&cold, &restored),
             cold: Side::of(cold),
             restored: Side::of(restored),
-            ratio: Summary::of(&ratios),
             launcher_ms: Summary::of(&launcher),
         }
     }
 
+    /// Returns all kinds of run, in the order in which they are shown.
+    pub(super) fn rows(&self) -> Vec<Row<'_>> {
+        let row = |name, side, ratio| Row { name, side, ratio };
+        let own =
+            [row("cold", &self.cold, None), row("restored", &self.restored, self.ratio.as_ref())];
+        let against = self.against.iter().map(|it| row(it.name, &it.side, it.ratio.as_ref()));
+        own.into_iter().chain(against).collect()
+    }
+
     /// Tells whether every run counts.
     pub fn complete(&self) -> bool {
-        self.cold.failed.is_empty() && self.restored.failed.is_empty()
+        self.rows().iter().all(|row| row.side.failed.is_empty())
     }
 
     /// Renders the report for people.
     pub fn to_text(&self) -> String {
+        let mut text = format!("{}\ntimed: {}", self.command.join(" "), self.until);
+        if let Some(status) = self.exit_status.filter(|status| *status != 0) {
+            text.push_str(&format!(", with status {status}"));
+        }
+        text.push_str("\n\n");
+        text.push_str(&self.table().render());
+        let restored = |ratio, other| faster("restored", ratio, other);
+        let ratios = [self.ratio.as_ref().map(|ratio| restored(ratio, "cold"))].into_iter().chain(
+            self.against
+                .iter()
+                .map(|it| it.restored_ratio.as_ref().map(|ratio| restored(ratio, it.name))),
+        );
+        for (index, line) in ratios.flatten().enumerate() {
+            text.push_str(if index == 0 { "\n" } else { "" });
+            text.push_str(&line);
+        }
+        if let Some(launcher) = &self.launcher_ms {
+            let (median, mad) = (millis(launcher.median), millis(launcher.mad));
+            text.push_str(&format!("restored, of which in the launcher: {median} ms ± {mad}\n"));
+        }
+        for it in &self.against {
+            text.push_str(&it.to_text());
+        }
+        for row in self.rows() {
+            for failed in &row.side.failed {
+                let (name, round) = (row.name, failed.round);
+                let line = format!("does not count: {name} run {round}: {}\n", failed.reason);
+                text.push_str(&line);
+            }
+        }
+        text
+    }
+
+    fn table(&self) -> Table {
         let mut table = Table::new(&[
-            ("ms to ready", Align::Left),
+            (if self.exit_status.is_some() { "ms to the end" } else { "ms to ready" }, Align::Left),
             ("median", Align::Right),
             ("± MAD", Align::Right),
             ("q1", Align::Right),
@@ -89,45 +181,63 @@ impl Report {
             ("min", Align::Right),
             ("max", Align::Right),
             ("runs", Align::Right),
+            ("× faster", Align::Right),
         ]);
-        for (name, summary) in
-            [("cold", &self.cold.summary_ms), ("restored", &self.restored.summary_ms)]
-        {
-            match summary {
+        for row in self.rows() {
+            match &row.side.summary_ms {
                 Some(s) => {
                     let figures = [s.median, s.mad, s.q1, s.q3, s.min, s.max].map(millis);
-                    table.row(std::iter::once(name.into()).chain(figures).chain([s.n.to_string()]));
+                    let ratio = row.ratio.map(|ratio| format!("{:.1}", ratio.median));
+                    let ends = [s.n.to_string(), ratio.unwrap_or_default()];
+                    table.row(std::iter::once(row.name.into()).chain(figures).chain(ends));
                 }
-                None => table.row([name.to_owned(), "none".to_owned()]),
+                None => table.row([row.name.to_owned(), "none".to_owned()]),
             }
         }
-        let mut text = format!("{}\ntimed: {}\n\n", self.command.join(" "), self.until);
-        text.push_str(&table.render());
-        if let Some(ratio) = &self.ratio {
-            text.push_str(&format!(
-                "\nrestored is {:.1} times faster (median; a quarter of the rounds below {:.1}, a quarter above {:.1})\n",
-                ratio.median, ratio.q1, ratio.q3
-            ));
-        }
-        if let Some(launcher) = &self.launcher_ms {
-            let (median, mad) = (millis(launcher.median), millis(launcher.mad));
-            text.push_str(&format!("of which in the launcher: {median} ms ± {mad}\n"));
-        }
-        for (name, side) in [("cold", &self.cold), ("restored", &self.restored)] {
-            for failed in &side.failed {
-                text.push_str(&format!(
-                    "does not count: {name} run {}: {}\n",
-                    failed.round, failed.reason
-                ));
-            }
-        }
-        text
+        table
     }
 
     /// Draws the report.
     pub fn to_svg(&self) -> String {
         svg::draw(self)
     }
+}
+
+impl Against {
+    fn to_text(&self) -> String {
+        let name = self.name;
+        let archive = self.archive.as_ref().map(|facts| {
+            format!(
+                "{name}: an archive of {}, made in {:.1} s; {} of {} classes come from it\n",
+                bytes(facts.len_bytes),
+                facts.made_ms / 1000.0,
+                facts.classes_archived,
+                facts.classes,
+            )
+        });
+        let unavailable =
+            self.unavailable.as_ref().map(|why| format!("{name}: not measured: {why}\n"));
+        archive.or(unavailable).unwrap_or_default()
+    }
+}
+
+/// Divides the runs of one kind by those of another, round by round.
+fn ratio(above: &[Outcome], below: &[Outcome]) -> Option<Summary> {
+    let both = above.iter().zip(below);
+    let ratios = both.filter_map(|(a, b)| Some(a.as_ref().ok()?.ms / b.as_ref().ok()?.ms));
+    Summary::of(&ratios.collect::<Vec<_>>())
+}
+
+/// Says how much faster or slower one kind is than another.
+fn faster(name: &str, ratio: &Summary, other: &str) -> String {
+    let (word, median, q1, q3) = match ratio.median {
+        median if median >= 1.0 => ("faster", median, ratio.q1, ratio.q3),
+        median => ("slower", 1.0 / median, 1.0 / ratio.q3, 1.0 / ratio.q1),
+    };
+    format!(
+        "{name} is {median:.1} times {word} than {other} (median; a quarter of the rounds below \
+         {q1:.1}, a quarter above {q3:.1})\n"
+    )
 }
 
 impl Side {
@@ -147,23 +257,59 @@ impl Side {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::bench::Alternative;
+    use crate::bench::against::Archive;
     use crate::bench::run::Sample;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
 
     pub(in crate::bench) fn example() -> Report {
-        let command = Command {
-            argv: vec!["java".into(), "-jar".into(), "a<b>&.jar".into()],
+        let cold = |ms| Ok(Sample { ms, launcher_ms: None, end: None });
+        let restored = |ms| Ok(Sample { ms, launcher_ms: Some(2.5), end: None });
+        let outcomes = Outcomes {
+            cold: vec![cold(1900.0), cold(2000.0), cold(1850.5), cold(2100.0)],
+            restored: vec![
+                restored(44.0),
+                restored(40.0),
+                Err("started cold: pid 77 is taken".into()),
+                restored(50.0),
+            ],
+            against: Vec::new(),
+        };
+        let mark = "http:8080/".parse().unwrap();
+        Report::of(&command(&["java", "-jar", "a<b>&.jar"]), &mark, Vec::new(), outcomes)
+    }
+
+    fn command(words: &[&str]) -> Command {
+        Command {
+            argv: words.iter().map(|word| word.into()).collect(),
             env: Vec::new(),
             cwd: "/".into(),
+        }
+    }
+
+    pub(in crate::bench) fn example_against() -> Report {
+        let ended = |ms, code: i32| {
+            let end = Some(ExitStatus::from_raw(code << 8));
+            Ok(Sample { ms, launcher_ms: None, end })
         };
-        let cold = |ms| Ok(Sample { ms, launcher_ms: None });
-        let restored = |ms| Ok(Sample { ms, launcher_ms: Some(2.5) });
-        let rounds = vec![
-            (cold(1900.0), restored(44.0)),
-            (cold(2000.0), restored(40.0)),
-            (cold(1850.5), Err("started cold: pid 77 is taken".into())),
-            (cold(2100.0), restored(50.0)),
+        let command = command(&["javac", "A.java"]);
+        let facts =
+            Facts { len_bytes: 24_686_592, made_ms: 2477.0, classes: 2335, classes_archived: 2300 };
+        let archive = Ok(Archive { command: command.clone(), facts });
+        let contenders = vec![
+            Contender { alternative: Alternative::AotCache, archive },
+            Contender {
+                alternative: Alternative::AppCds,
+                archive: Err("the program ended with status 4".into()),
+            },
         ];
-        Report::of(&command, &"http:8080/".parse().unwrap(), rounds)
+        let outcomes = Outcomes {
+            cold: vec![ended(800.0, 1), ended(820.0, 1)],
+            restored: vec![ended(100.0, 1), ended(103.0, 1)],
+            against: vec![vec![ended(400.0, 1), ended(410.0, 1), ended(5.0, 0)], vec![]],
+        };
+        Report::of(&command, &Mark::Exit, contenders, outcomes)
     }
 
     #[test]
@@ -172,14 +318,59 @@ pub(super) mod tests {
         java -jar a<b>&.jar
         timed: first HTTP answer of http://localhost:8080/
 
-        ms to ready  median  ± MAD    q1    q3   min   max  runs
+        ms to ready  median  ± MAD    q1    q3   min   max  runs  × faster
         cold           1950   74.8  1888  2025  1850  2100     4
-        restored       44.0   4.00  42.0  47.0  40.0  50.0     3
+        restored       44.0   4.00  42.0  47.0  40.0  50.0     3      43.2
 
-        restored is 43.2 times faster (median; a quarter of the rounds below 42.6, a quarter above 46.6)
-        of which in the launcher: 2.50 ms ± 0.00
+        restored is 43.2 times faster than cold (median; a quarter of the rounds below 42.6, a quarter above 46.6)
+        restored, of which in the launcher: 2.50 ms ± 0.00
         does not count: restored run 3: started cold: pid 77 is taken
         ");
+    }
+
+    #[test]
+    fn text_against() {
+        insta::assert_snapshot!(example_against().to_text(), @r"
+        javac A.java
+        timed: end of the program, with status 1
+
+        ms to the end  median  ± MAD   q1   q3  min  max  runs  × faster
+        cold              810   10.0  805  815  800  820     2
+        restored          102   1.50  101  102  100  103     2       8.0
+        aot-cache         405   5.00  402  408  400  410     2       2.0
+        appcds           none
+
+        restored is 8.0 times faster than cold (median; a quarter of the rounds below 8.0, a quarter above 8.0)
+        restored is 4.0 times faster than aot-cache (median; a quarter of the rounds below 4.0, a quarter above 4.0)
+        aot-cache: an archive of 24.7 MB, made in 2.5 s; 2300 of 2335 classes come from it
+        appcds: not measured: the program ended with status 4
+        does not count: aot-cache run 3: ended with status 0, the first cold run ended with status 1
+        ");
+    }
+
+    #[test]
+    fn json_against() {
+        let json = serde_json::to_value(example_against()).unwrap();
+        assert_eq!(json["exit_status"], 1);
+        let [cache, cds] = &json["against"].as_array().unwrap()[..] else { panic!("{json}") };
+        assert_eq!(cache["name"], "aot-cache");
+        assert_eq!(cache["samples_ms"], serde_json::json!([400.0, 410.0]));
+        assert_eq!(cache["failed"][0]["round"], 3);
+        assert_eq!(cache["ratio"]["median"], 2.0);
+        assert!(cache["restored_ratio"]["median"].as_f64() > Some(3.9));
+        assert_eq!(cache["archive"]["classes_archived"], 2300);
+        assert_eq!(cds["unavailable"], "the program ended with status 4");
+        assert_eq!(cds["summary_ms"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn slower_is_said_so() {
+        let ratio = Summary::of(&[0.5, 0.4, 0.8]).unwrap();
+        assert_eq!(
+            faster("restored", &ratio, "cold"),
+            "restored is 2.0 times slower than cold (median; a quarter of the rounds below 1.5, \
+             a quarter above 2.2)\n"
+        );
     }
 
     #[test]
@@ -191,9 +382,12 @@ pub(super) mod tests {
 
     #[test]
     fn nothing_but_failures_is_still_a_report() {
-        let command = Command { argv: vec!["x".into()], env: Vec::new(), cwd: "/".into() };
-        let rounds = vec![(Err("a".into()), Err("b".into()))];
-        let report = Report::of(&command, &Mark::Exit, rounds);
+        let outcomes = Outcomes {
+            cold: vec![Err("a".into())],
+            restored: vec![Err("b".into())],
+            against: Vec::new(),
+        };
+        let report = Report::of(&command(&["x"]), &Mark::Exit, Vec::new(), outcomes);
         assert_eq!(report.ratio, None);
         assert!(report.to_text().contains("does not count: cold run 1: a"));
         assert!(report.to_svg().ends_with("</svg>\n"));

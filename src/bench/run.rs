@@ -1,6 +1,7 @@
-//! One run of either kind, from its start to its mark.
+//! One run of any kind, from its start to its mark.
 
 use std::path::Path;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use super::process::{Output, PAUSE, Running, Scratch, Status, describe};
@@ -19,13 +20,15 @@ pub(super) struct Sample {
     pub(super) ms: f64,
     /// The launcher's own figure, in a restored run.
     pub(super) launcher_ms: Option<f64>,
+    /// How the program ended, if its end is the mark.
+    pub(super) end: Option<ExitStatus>,
 }
 
 /// A run, or why it does not count.
 pub(super) type Outcome = Result<Sample, String>;
 
-/// Runs the command itself.
-pub(super) fn cold(
+/// Runs a command as it is.
+pub(super) fn plain(
     command: &Command,
     mark: &Mark,
     timeout: Duration,
@@ -34,7 +37,7 @@ pub(super) fn cold(
     let mut running = Running::start(command, &output(mark))?;
     let outcome = watch(&mut running, mark, &before, timeout);
     running.end();
-    Ok(outcome.map(|ms| Sample { ms, launcher_ms: None }))
+    Ok(outcome)
 }
 
 /// Runs the command through warmstart, and checks that it was restored.
@@ -51,9 +54,9 @@ pub(super) fn restored(
     let outcome = watch(&mut running, mark, &before, options.timeout);
     let status = wait_for_status(&mut running, &status_file);
     running.end();
-    Ok(outcome.and_then(|ms| match status {
+    Ok(outcome.and_then(|sample| match status {
         Some(status) if status.outcome == "restored" => {
-            Ok(Sample { ms, launcher_ms: status.timings_ms.total })
+            Ok(Sample { launcher_ms: status.timings_ms.total, ..sample })
         }
         Some(status) => {
             Err(format!("started {}: {}", status.outcome, status.reason.unwrap_or_default()))
@@ -77,7 +80,7 @@ pub(super) fn through_launcher(
     Command { argv, ..command.clone() }
 }
 
-/// Both kinds of run get the same kind of output, or they would differ in
+/// All kinds of run get the same kind of output, or they would differ in
 /// their fingerprint.
 pub(super) fn output(mark: &Mark) -> Output {
     match mark {
@@ -99,14 +102,18 @@ fn wait_for_status(running: &mut Running, path: &Path) -> Option<Status> {
     }
 }
 
-/// Waits for the mark; returns the milliseconds from the start to it.
+/// Waits for the mark. A program whose end is the mark may end with any exit
+/// status: whether it is the right one is seen when all runs are there.
 pub(super) fn watch(
     running: &mut Running,
     mark: &Mark,
     before: &FileState,
     timeout: Duration,
-) -> Result<f64, String> {
-    let ms = |at: Instant, running: &Running| (at - running.started).as_secs_f64() * 1000.0;
+) -> Outcome {
+    let sample = |at: Instant, running: &Running| {
+        let ms = (at - running.started).as_secs_f64() * 1000.0;
+        Sample { ms, launcher_ms: None, end: None }
+    };
     let deadline = running.started + timeout;
     let mut alive_at = running.started + ALIVE_EVERY;
     loop {
@@ -114,14 +121,14 @@ pub(super) fn watch(
         match mark {
             Mark::Log(_) => {
                 if let Some(at) = running.matched() {
-                    return Ok(ms(at, running));
+                    return Ok(sample(at, running));
                 }
             }
             Mark::Exit => {
                 if let Some(status) = running.ended() {
                     let at = Instant::now();
-                    return if status.success() {
-                        Ok(ms(at, running))
+                    return if status.code().is_some() {
+                        Ok(Sample { end: Some(status), ..sample(at, running) })
                     } else {
                         Err(describe(status))
                     };
@@ -129,17 +136,17 @@ pub(super) fn watch(
             }
             Mark::Http(url) => {
                 if http::answers(url, deadline.saturating_duration_since(now)) {
-                    return Ok(ms(Instant::now(), running));
+                    return Ok(sample(Instant::now(), running));
                 }
             }
             Mark::Port(port) => {
                 if connects(*port) {
-                    return Ok(ms(Instant::now(), running));
+                    return Ok(sample(Instant::now(), running));
                 }
             }
             Mark::File(path) => {
                 if FileState::look(path) != *before && path.exists() {
-                    return Ok(ms(Instant::now(), running));
+                    return Ok(sample(Instant::now(), running));
                 }
             }
         }
@@ -152,7 +159,7 @@ pub(super) fn watch(
             if let Some(status) = running.ended() {
                 std::thread::sleep(Duration::from_millis(20));
                 return match running.matched() {
-                    Some(at) => Ok(ms(at, running)),
+                    Some(at) => Ok(sample(at, running)),
                     None => Err(format!("{} before it was there", describe(status))),
                 };
             }
@@ -198,6 +205,7 @@ impl FileState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::AtMain;
 
     fn shell(script: &str) -> Command {
         Command {
@@ -210,14 +218,28 @@ mod tests {
     }
 
     fn time(script: &str, mark: &str) -> Outcome {
-        cold(&shell(script), &mark.parse().unwrap(), Duration::from_secs(5)).unwrap()
+        plain(&shell(script), &mark.parse().unwrap(), Duration::from_secs(5)).unwrap()
     }
 
     #[test]
-    fn the_end_is_timed_and_a_failure_does_not_count() {
+    fn the_end_is_timed_with_its_status_and_a_signal_does_not_count() {
         let sample = time("sleep 0.05", "exit").unwrap();
         assert!(sample.ms >= 50.0 && sample.ms < 2000.0, "{sample:?}");
-        assert_eq!(time("exit 3", "exit").unwrap_err(), "ended with status 3");
+        assert!(sample.end.unwrap().success());
+        assert_eq!(time("exit 3", "exit").unwrap().end.unwrap().code(), Some(3));
+        assert_eq!(time("kill -9 $$", "exit").unwrap_err(), "was killed by signal 9");
+    }
+
+    #[test]
+    fn both_streams_go_to_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let mut running =
+            Running::start(&shell("echo a; echo b >&2; echo c"), &Output::File(path.clone()))
+                .unwrap();
+        watch(&mut running, &Mark::Exit, &FileState::of(&Mark::Exit), Duration::from_secs(5))
+            .unwrap();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "a\nb\nc\n");
     }
 
     #[test]
@@ -266,6 +288,8 @@ mod tests {
             launcher_options: vec!["-v".into()],
             runs: 1,
             until: None,
+            at_main: AtMain::Never,
+            against: Vec::new(),
             temp_dir: "/tmp".into(),
             timeout: Duration::from_secs(1),
         };

@@ -10,11 +10,14 @@ use super::report::{Report, Side};
 use crate::ui::millis;
 
 const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 200.0;
 const LEFT: f64 = 90.0;
 const RIGHT: f64 = 20.0;
-const AXIS_Y: f64 = 150.0;
+/// Where the first row is, and how far the next is below it.
+const FIRST_Y: f64 = 65.0;
+const ROW: f64 = 50.0;
 const INK: &str = "#808080";
+/// Cold, restored, and what they are measured against.
+const COLOURS: [&str; 4] = ["#3f7fbf", "#d0702a", "#3f9f5f", "#9f5fbf"];
 
 /// A logarithmic scale of milliseconds over the width of the drawing.
 struct Scale {
@@ -51,32 +54,38 @@ impl Scale {
 
 /// Draws a report.
 pub(super) fn draw(report: &Report) -> String {
-    let scale = Scale::of(report.cold.samples_ms.iter().chain(&report.restored.samples_ms));
+    let rows = report.rows();
+    let scale = Scale::of(rows.iter().flat_map(|row| &row.side.samples_ms));
+    let axis_y = FIRST_Y - 15.0 + ROW * rows.len() as f64;
+    let height = axis_y + 50.0;
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-         width=\"{WIDTH}\" height=\"{HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
+         width=\"{WIDTH}\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"12\" \
          fill=\"{INK}\">\n"
     );
     let title = escape(&shorten(&report.command.join(" "), 70));
-    text(&mut svg, LEFT, 20.0, "start", &format!("{title}: cold against restored"));
+    let names: Vec<&str> = rows.iter().map(|row| row.name).collect();
+    text(&mut svg, LEFT, 20.0, "start", &format!("{title}: {}", names.join(", ")));
     for tick in scale.ticks() {
         let x = scale.x(tick);
         let _ = writeln!(
             svg,
-            "<path d=\"M{x:.1} 35V{AXIS_Y}\" stroke=\"{INK}\" stroke-opacity=\"0.25\"/>"
+            "<path d=\"M{x:.1} 35V{axis_y}\" stroke=\"{INK}\" stroke-opacity=\"0.25\"/>"
         );
-        text(&mut svg, x, AXIS_Y + 17.0, "middle", &tick_label(tick));
+        text(&mut svg, x, axis_y + 17.0, "middle", &tick_label(tick));
     }
     let _ = writeln!(
         svg,
-        "<path d=\"M{LEFT} {AXIS_Y}H{:.1}\" stroke=\"{INK}\" fill=\"none\"/>",
+        "<path d=\"M{LEFT} {axis_y}H{:.1}\" stroke=\"{INK}\" fill=\"none\"/>",
         WIDTH - RIGHT
     );
     let until = escape(&shorten(&report.until, 70));
     let label = format!("milliseconds (logarithmic) to the {until}");
-    text(&mut svg, (LEFT + WIDTH - RIGHT) / 2.0, AXIS_Y + 38.0, "middle", &label);
-    row(&mut svg, &scale, "cold", &report.cold, 65.0, "#3f7fbf");
-    row(&mut svg, &scale, "restored", &report.restored, 115.0, "#d0702a");
+    text(&mut svg, (LEFT + WIDTH - RIGHT) / 2.0, axis_y + 38.0, "middle", &label);
+    for (index, shown) in rows.iter().enumerate() {
+        let y = FIRST_Y + ROW * index as f64;
+        row(&mut svg, &scale, shown.name, shown.side, y, COLOURS[index % COLOURS.len()]);
+    }
     svg.push_str("</svg>\n");
     svg
 }
@@ -147,7 +156,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::report::tests::example;
+    use crate::bench::report::tests::{example, example_against};
 
     #[test]
     fn every_run_is_a_dot_within_the_drawing() {
@@ -159,6 +168,16 @@ mod tests {
             let x: f64 = part.split('"').next().unwrap().parse().unwrap();
             assert!((LEFT..=WIDTH - RIGHT).contains(&x), "{x}");
         }
+    }
+
+    #[test]
+    fn what_it_was_measured_against_has_rows_of_its_own() {
+        let svg = example_against().to_svg();
+        assert_eq!(svg.matches("<circle").count(), 6);
+        assert!(svg.contains(">aot-cache</text>"));
+        // Also one of which there are no runs.
+        assert!(svg.contains(">appcds</text>"));
+        assert!(svg.contains("height=\"300\""));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::entry::{Usage, read_meta};
-use super::meta::{EntryMeta, SCHEMA_VERSION, Tier, command_line};
+use super::meta::{EntryMeta, SCHEMA_VERSION, Tier, Warmth, command_line};
 use super::removal::{Removal, len_on_disk};
 use super::{Cache, CacheError, Refused};
 use crate::fingerprint::{EntryId, Input, boot_id};
@@ -39,11 +39,28 @@ pub struct Row {
     pub len_disk: u64,
     /// When it was made, in seconds since 1970; `None` if that is damaged.
     pub created: Option<u64>,
+    /// Where it was captured: `ready` or `main`.
+    pub capture_point: Option<String>,
+    /// How warm it is, if it was captured at `main`.
+    pub tier: Option<Tier>,
     /// How often it was restored.
     #[serde(flatten)]
     pub usage: Usage,
     /// Why it cannot be used, if its metadata says so already.
     pub unusable: Option<String>,
+}
+
+impl Row {
+    /// Says where it was captured, and how warm: `ready`, `main`, `linked`,
+    /// `main x3`.
+    fn at(&self) -> String {
+        match (&self.tier, &self.capture_point) {
+            (Some(Tier { warmth: Warmth::Trained, runs, .. }), _) => format!("main x{runs}"),
+            (Some(Tier { warmth: Warmth::Linked, .. }), _) => "linked".to_owned(),
+            (_, Some(point)) => point.clone(),
+            (_, None) => "?".to_owned(),
+        }
+    }
 }
 
 /// Lists all entries.
@@ -64,7 +81,9 @@ pub fn list(cache: &Cache) -> Result<Listing, CacheError> {
                 id,
                 command: meta.as_ref().map(EntryMeta::command_line).unwrap_or_default(),
                 len_disk: len_on_disk(&dir),
-                created: meta.map(|meta| meta.created),
+                created: meta.as_ref().map(|meta| meta.created),
+                capture_point: meta.as_ref().map(|meta| meta.capture_point.clone()),
+                tier: meta.and_then(|meta| meta.tier),
                 usage: cache.usage(&id),
                 unusable,
             }
@@ -84,7 +103,9 @@ impl Listing {
         let now = now();
         let mut text = String::new();
         if !self.entries.is_empty() {
-            text.push_str("ID            SIZE      CAPTURED  RESTORES  LAST USED  COMMAND\n");
+            text.push_str(
+                "ID            SIZE      AT       CAPTURED  RESTORES  LAST USED  COMMAND\n",
+            );
         }
         for row in &self.entries {
             let id = short(&row.id);
@@ -96,9 +117,12 @@ impl Listing {
                 None => row.command.clone(),
             };
             let (len, restores) = (size(row.len_disk), row.usage.restores);
+            let at = row.at();
             line(
                 &mut text,
-                &format!("{id}  {len:<8}  {created:<8}  {restores:<8}  {used:<9}  {command}"),
+                &format!(
+                    "{id}  {len:<8}  {at:<7}  {created:<8}  {restores:<8}  {used:<9}  {command}"
+                ),
             );
         }
         if !self.refused.is_empty() {

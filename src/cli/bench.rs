@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::run::CaptureArguments;
 use super::{environment, run};
-use crate::bench::{self, BenchError, Mark, Stage};
+use crate::bench::{self, Alternative, BenchError, Mark, Stage};
 use crate::failure::{Failure, status};
 use crate::ui::{self, Progress};
 
@@ -18,22 +18,32 @@ Examples:
   warmstart bench -- java -jar server.jar
   warmstart bench --until http:8080/health --svg out.svg -- java -jar server.jar
   warmstart bench --ready log:started --runs 30 --json -- ./program
+  warmstart bench --at main --against aot-cache,appcds -- javac Main.java
+
+What a JDK cannot do, and an archive that is not used, is said in the report
+and is no failure.
 
 Exit status: 0, 1 if a run did not count (a restored run that fell back to a
-cold start, a program that ended too early), 2 for wrong usage.";
+cold start, a program that ended too early, a tool that ended with another
+status than when it was run cold), 2 for wrong usage.";
 
 /// The arguments of `bench`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Rounds: one cold and one restored run each
+    /// Rounds: one cold and one restored run each, and one with each of --against
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
 
     /// What ends a measurement: http:URL, port:N, log:REGEX, file:PATH or exit.
     /// Default: the first --ready that is one of these, else the first HTTP
-    /// answer of a server, the end of another program
+    /// answer of a server, the end of another program and with --at main
     #[arg(long, value_name = "MARK")]
     until: Option<Mark>,
+
+    /// Measure also what a JDK has itself: aot-cache (JDK 24), appcds (JDK 13);
+    /// archives of COMMAND are made for it
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    against: Vec<Alternative>,
 
     /// A run that is not there after so many seconds has failed
     #[arg(long, value_name = "SECONDS", value_parser = run::seconds, default_value = "120")]
@@ -63,23 +73,34 @@ pub(super) struct Arguments {
 /// Measures, and prints what came out; status 1 if a run does not count.
 pub(super) fn main(arguments: Arguments) -> Result<u8, Failure> {
     arguments.capture.choices()?;
+    let mut against = Vec::new();
+    for alternative in arguments.against {
+        if !against.contains(&alternative) {
+            against.push(alternative);
+        }
+    }
     let options = bench::Options {
         launcher: environment::binary()?,
         launcher_options: arguments.capture.to_words(),
         runs: arguments.runs,
         until: arguments.until.or_else(|| arguments.capture.ready.iter().find_map(Mark::of_probe)),
+        at_main: arguments.capture.at_main(),
+        against,
         timeout: arguments.timeout,
         temp_dir: std::env::temp_dir(),
     };
     let command = environment::command(arguments.command);
 
-    let progress = Progress::new(u64::from(options.runs) * 2);
+    let kinds = 2 + options.against.len() as u64;
+    let progress = Progress::new(u64::from(options.runs) * kinds);
     let mut first = true;
     let result = bench::run(&command, &options, |stage| {
         match stage {
             Stage::Preparing => return progress.say("preparing the image"),
+            Stage::Making(what) => return progress.say(format!("making an archive for {what}")),
             Stage::Cold(round) => progress.say(format!("round {round}: cold")),
             Stage::Restored(round) => progress.say(format!("round {round}: restored")),
+            Stage::Against(what, round) => progress.say(format!("round {round}: {what}")),
         }
         if !std::mem::take(&mut first) {
             progress.step();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
 
 use super::{Cli, answer_clap, environment};
+use crate::bench::AtMain;
 use crate::failure::{Failure, status};
 use crate::fingerprint::Stream;
 use crate::launcher::{self, CapturePoint, Clock, EngineChoice, Options, Policy, Training};
@@ -225,6 +226,8 @@ impl CaptureArguments {
                 .map_err(|error| Failure::usage(format!("--input {}: {error}", path.display())))?;
         }
         let at = match self.at {
+            // A server is not trained.
+            At::Auto if self.train.is_some() => CapturePoint::Main,
             At::Auto => CapturePoint::Auto,
             At::Ready => CapturePoint::Ready,
             At::Main => CapturePoint::Main,
@@ -263,6 +266,16 @@ impl CaptureArguments {
             dir: train_dir.clone(),
             allow_stateful: *allow_stateful,
         }))
+    }
+
+    /// Whether an image that these options make may be one at `main`.
+    pub(super) fn at_main(&self) -> AtMain {
+        match self.at {
+            At::Auto if self.train.is_some() => AtMain::Asked,
+            At::Auto => AtMain::Possible,
+            At::Ready => AtMain::Never,
+            At::Main => AtMain::Asked,
+        }
     }
 
     /// Spells the options out again, for another run of ourselves.

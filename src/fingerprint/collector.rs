@@ -272,7 +272,9 @@ impl<'a> Collector<'a> {
         self.text("CPU model", &host.cpu.model);
         let features = Digest::of(&host.cpu.features);
         self.add("CPU features".to_owned(), features, format!("cpuid {}", features.short()));
-        if !scope.ignore_env.iter().any(|name| name == "HOSTNAME") {
+        // Nothing of the program has run that could have asked for it.
+        let is_fresh = scope.point == Point::Main && scope.settings.len() == 1;
+        if !is_fresh && !scope.ignore_env.iter().any(|name| name == "HOSTNAME") {
             self.text("host name", &host.hostname);
         }
         self

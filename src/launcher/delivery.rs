@@ -11,6 +11,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::{AccessFlags, access};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Tier;
@@ -49,14 +50,17 @@ impl AtMain {
     /// under its number.
     ///
     /// # Errors
-    /// If there is no memory.
+    /// If there is no memory, or the working directory cannot be entered.
     pub fn deliver(&self, whole: &Command, line: &JvmLine) -> io::Result<OwnedFd> {
-        let order = Order::Deliver(Delivery {
+        // The agent could not say it otherwise than by ending.
+        access(&whole.cwd, AccessFlags::X_OK)?;
+        let command = Delivery {
             argv: line.argv.clone(),
             args: line.arguments.clone(),
             env: whole.env.clone(),
             cwd: whole.cwd.clone(),
-        });
+        };
+        let order = Order::Deliver { command, printed: self.printed.clone() };
         let mut file = File::from(memfd_create(c"warmstart-delivery", MFdFlags::MFD_CLOEXEC)?);
         file.write_all(&agent::encode(&order))?;
         file.rewind()?;

@@ -431,7 +431,9 @@ impl Lookup {
     }
 
     /// Does what a hit leaves to do once the program runs.
-    pub fn finish_hit(mut self) {
+    pub fn finish_hit(&mut self) {
+        // Others may replace it from here on.
+        self.entry = None;
         self.cache.note_restored(&self.fingerprint.id);
         self.cache.note_use(&self.fingerprint.id);
         self.save_digests();
@@ -501,6 +503,15 @@ impl Lookup {
     pub fn retire(&self, reason: &str) {
         self.remove();
         self.note_refusal(&format!("{RETIRED}{reason}"));
+    }
+
+    /// Notes that an entry at main is of a server, as it seems: it is worth a
+    /// capture when it is ready.
+    pub fn note_server(&self) {
+        if self.line.is_some() {
+            self.remove();
+            self.note_refusal("it ran until it was told to end: to be captured when it is ready");
+        }
     }
 
     /// Returns why the entry at main was retired, if it was.

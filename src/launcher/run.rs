@@ -1,7 +1,7 @@
 //! The course of one run.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::aside::{self, Aside, Errand};
 use super::capture::Capture;
@@ -40,6 +40,9 @@ const IGNORABLE: [i32; 12] = [
     libc::SIGXFSZ,
     libc::SIGWINCH,
 ];
+
+/// What runs longer than this until it is told to end is taken for a server.
+const SERVES: Duration = Duration::from_secs(10);
 
 /// One run of a command.
 pub struct Run {
@@ -272,7 +275,7 @@ impl Run {
         restored.map(|restored| (restored, began))
     }
 
-    fn restored(mut self, restored: Restored, began: Instant, lookup: Box<Lookup>) -> u8 {
+    fn restored(mut self, restored: Restored, began: Instant, mut lookup: Box<Lookup>) -> u8 {
         self.status.outcome = Outcome::Restored;
         self.status.engine = Some("native");
         self.status.pids = Some(restored.pids.name());
@@ -298,6 +301,12 @@ impl Run {
                 restored.leave();
                 if verify && matches!(ending, Ending::Exited(_)) {
                     self.verify();
+                }
+                if self.options.at == CapturePoint::Auto
+                    && was_stopped(ending)
+                    && began.elapsed() > SERVES
+                {
+                    lookup.note_server();
                 }
                 end_like(ending)
             }
@@ -478,9 +487,8 @@ impl Run {
 
     /// Sees to the capture at main of a program that has ended by itself.
     fn follow(&mut self, ending: Ending) {
-        let (Some(streams), Ending::Exited(status)) = (self.later, ending) else { return };
-        // It was stopped: a JVM ends with 128 and the signal's number.
-        if relay::ENDS.iter().any(|signal| status == 128 + signal) {
+        let (Some(streams), Ending::Exited(_)) = (self.later, ending) else { return };
+        if was_stopped(ending) {
             return;
         }
         let errand = if self.options.wait { Errand::Awaited } else { Errand::Capture };
@@ -592,6 +600,16 @@ fn is_worth_a_capture(reason: &CannotRestore, lookup: &mut Lookup) -> bool {
         | CannotRestore::Raced { .. }
         | CannotRestore::Deadline(_) => lookup.note_failed(reason),
     }
+}
+
+/// Whether a program ended because it was told to: a JVM ends with 128 and the
+/// signal's number.
+fn was_stopped(ending: Ending) -> bool {
+    relay::ENDS.iter().any(|&signal| match ending {
+        Ending::Exited(status) => status == 128 + signal,
+        Ending::Killed(by) => by == signal,
+        Ending::Unknown => false,
+    })
 }
 
 /// Ends as the program ended: returns its exit status, or dies by its signal.

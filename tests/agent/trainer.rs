@@ -272,7 +272,7 @@ impl Held {
     pub fn deliver(mut self, run: &Run) -> Outcome {
         let before = self.written();
         let command = self.start.delivery(run);
-        self.order(&Order::Deliver(command));
+        self.order(&Order::Deliver { command, printed: Default::default() });
         // The agent must have closed its end by now, or when it ends.
         assert_eq!(self.report(), None);
         let (dir, out, err) = (self.dir, before.0, before.1);

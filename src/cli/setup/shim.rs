@@ -180,7 +180,7 @@ mod tests {
         let text = String::from_utf8(text).unwrap();
         assert_eq!(text.lines().nth(1), Some(MARK));
         let line = text.lines().nth(2).unwrap();
-        assert!(line.starts_with("exec '/opt/a b/warmstart' run -q --train=2"), "{line}");
+        assert!(line.starts_with("exec '/opt/a b/warmstart' run -q '--train=2' "), "{line}");
         assert!(line.ends_with("-- /jdk/bin/javac \"$@\""), "{line}");
     }
 

@@ -53,7 +53,13 @@ pub enum Order {
     },
     /// Runs `main` for good. Nothing is answered any more: the descriptor is
     /// closed.
-    Deliver(Delivery),
+    Deliver {
+        /// With what.
+        command: Delivery,
+        /// What the JVM prints at each start before it calls `main`, on stdout
+        /// and stderr: it is printed again.
+        printed: [String; 2],
+    },
 }
 
 /// The launcher is about to call `main`.
@@ -150,9 +156,10 @@ pub fn encode(order: &Order) -> Vec<u8> {
             message.push(b'P');
             message.extend_from_slice(&settle_ms.to_le_bytes());
         }
-        Order::Deliver(command) => {
+        Order::Deliver { command, printed } => {
             message.push(b'D');
             put_command(&mut message, command);
+            printed.iter().for_each(|text| put_string(&mut message, text.as_bytes()));
         }
     }
     let len = length(message.len() - 4);

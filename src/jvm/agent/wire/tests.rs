@@ -32,7 +32,9 @@ fn orders_are_encoded_as_the_agent_reads_them() {
         encode(&Order::Train { wait_ms: 500, command: command.clone() }),
         framed(&[b'T', 0xf4, 1, 0, 0], &fields)
     );
-    assert_eq!(encode(&Order::Deliver(command)), framed(b"D", &fields));
+    fields.extend([string(b"out"), string(b"err")].concat());
+    let printed = ["out".into(), "err".into()];
+    assert_eq!(encode(&Order::Deliver { command, printed }), framed(b"D", &fields));
     assert_eq!(encode(&Order::Classes), [1, 0, 0, 0, b'C']);
     assert_eq!(encode(&Order::Prepare { settle_ms: 258 }), framed(b"P", &[2, 1, 0, 0]));
     assert_eq!(
