@@ -9,6 +9,7 @@ mod tooling;
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -81,7 +82,8 @@ fn an_agent_that_cannot_be_installed_costs_the_capture() {
         let dir = tool.cache().path().join("v1/agent");
         fs::write(&dir, "in its place").unwrap();
         let (cold, reason) = first_run(&tool, &case);
-        assert!(reason.contains("the agent: "), "{reason}\n{}", tool.log());
+        assert!(reason.contains("the agent: "), "{reason}");
+        assert!(tool.log().contains("not captured: the agent: "), "{}", tool.log());
         assert_eq!(tool.run_with(&case, &[]).0, cold);
         check_nothing_unfinished(&tool);
         // It says nothing about the program: once it is out of the way,
@@ -246,6 +248,32 @@ fn training_may_delete_its_working_directory() {
         tool.compare(&deleted);
         tool.compare(&case);
         tool.compare(&Case::new(&["files"]).dir("elsewhere"));
+        check_nothing_unfinished(&tool);
+    }
+}
+
+/// A capture that sweeps up after dead processes leaves the working directory
+/// of another one's training alone. (It did not.)
+#[test]
+fn captures_at_the_same_time_do_not_sweep_each_other_away() {
+    for mut tool in tools_or_skip!() {
+        let here = tool.root().join("trained");
+        fs::create_dir_all(&here).unwrap();
+        fs::write(here.join("in.txt"), "text\n").unwrap();
+        tool.options.push("-q".into());
+        let options = ["--train=8", "--train-dir=.", "--wait"];
+        let mut training = tool.prepared(&here, &options, &["files"]);
+        let training = training.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut training = training.spawn().unwrap();
+        let mut others = 0;
+        while training.try_wait().unwrap().is_none() {
+            let mut other = tool.prepared(tool.root(), &["--refresh", "--wait"], &["return"]);
+            assert!(other.stdout(Stdio::null()).status().unwrap().success());
+            others += 1;
+        }
+        assert!(others > 1, "{others}");
+        let log = tool.log();
+        assert!(log.contains("captured: trained, main has run 8 times"), "{log}");
         check_nothing_unfinished(&tool);
     }
 }

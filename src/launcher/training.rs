@@ -27,7 +27,7 @@ use super::delivery::{AGENT_FD, AtMain};
 use super::hit::{self, Caller, Draft, Found, Lookup, Origin};
 use super::probing::chain;
 use super::{Options, Policy, Training, run};
-use crate::cache::{Tier, Warmth};
+use crate::cache::{Staging, Tier, Warmth};
 use crate::command::Command;
 use crate::fingerprint::{JvmLine, Point, Stream};
 use crate::jvm::agent::{self, Delivery, Order};
@@ -61,8 +61,12 @@ pub fn main(command: &Command, options: &Options, streams: [Stream; 3]) -> u8 {
             if options.verify_every.is_some() {
                 return verify(&mut lookup, options, streams, inherited, &mut log);
             }
-            let made = claim(&mut lookup, options, &mut log)
-                .and_then(|()| Maker::new(&lookup, options, streams, inherited, &mut log)?.make());
+            let made = claim(&mut lookup, options, &mut log).and_then(|()| {
+                // The log is ours with the claim: it tells of what comes to
+                // nothing at once, too.
+                log.line("preparing a capture");
+                Maker::new(&lookup, options, streams, inherited, &mut log)?.make()
+            });
             session::end_leftovers();
             log.outcome(&made);
             let entry = Some(lookup.id());
@@ -176,6 +180,8 @@ struct Maker<'a> {
     /// The lines of arguments to train with.
     lines: Vec<Vec<OsString>>,
     scratch: Option<Scratch>,
+    /// Where the copy is, and other files that are soon gone.
+    workspace: Staging,
     agent: PathBuf,
     streams: [Stream; 3],
     inherited: Inherited,
@@ -203,8 +209,9 @@ impl<'a> Maker<'a> {
         for words in training.iter().flat_map(|training| &training.with) {
             lines.push(crate::jvm::words_of(words));
         }
+        let workspace = lookup.workspace().map_err(Failed::passing)?;
         let scratch = training.and_then(|training| training.dir.as_ref()).map(|dir| {
-            Scratch::new(&whole.cwd.join(dir), &lookup.scratch_dir())
+            Scratch::new(&whole.cwd.join(dir), &workspace.image_dir().join("copy"))
                 .map_err(|error| Failed::lasting(format!("--train-dir {}: {error}", dir.display())))
         });
         let runs = training.map_or(0, |training| training.runs) + 3;
@@ -217,6 +224,7 @@ impl<'a> Maker<'a> {
             training,
             lines,
             scratch: scratch.transpose()?,
+            workspace,
             agent,
             streams,
             inherited,
@@ -499,7 +507,7 @@ impl<'a> Maker<'a> {
 
     /// Runs a line of arguments from the entry.
     fn restored(&self, arguments: &[OsString]) -> Result<session::Ran, String> {
-        let status_file = self.lookup.scratch_dir().with_extension("status");
+        let status_file = self.workspace.image_dir().join("status");
         let mut command = self.cold(arguments);
         let mut argv: Vec<OsString> =
             ["warmstart", "run", "-q", "--at", "main"].map(Into::into).into();
