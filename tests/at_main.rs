@@ -4,35 +4,7 @@
 mod support;
 mod tooling;
 
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::OnceLock;
-
-use support::Jdk;
-use tooling::{Case, Tool};
-
-/// Compiles the programs, once.
-fn classes() -> Option<PathBuf> {
-    static CLASSES: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let compile = || {
-        let javac = support::javac()?;
-        // Left for the system to clean up: statics are never dropped.
-        let dir = support::cache().keep();
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/Tools.java");
-        let mut compiler = Command::new(javac);
-        compiler.args(["--release", "11", "-d"]).arg(&dir).arg(source);
-        compiler.status().ok()?.success().then_some(dir)
-    };
-    CLASSES.get_or_init(compile).clone()
-}
-
-/// The programs on a JVM, captured once.
-fn programs(jdk: &Jdk) -> Option<Tool> {
-    let classes = classes()?;
-    let java = jdk.java();
-    let tool = Tool::new(&[java.to_str()?, "-Xshare:auto", "-cp", classes.to_str()?, "Tools"]);
-    Some(tool.file("in.txt", "first line\nzweite Zeile: grüß €\n"))
-}
+use tooling::{Case, programs};
 
 /// What programs do that tools do; the last ones take other paths out.
 fn cases() -> Vec<Case> {

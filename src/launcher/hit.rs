@@ -472,7 +472,7 @@ impl Lookup {
 
     /// Makes a place for the new entry.
     pub fn draft(&self) -> Result<Draft, String> {
-        let staging = self.cache.stage().map_err(|error| chain(&error))?;
+        let staging = self.workspace()?;
         Ok(Draft {
             image_dir: staging.image_dir(),
             staging,

@@ -41,8 +41,12 @@ pub fn main(command: &Command, options: &Options, streams: [Stream; 3]) -> u8 {
             if options.verify_every.is_some() {
                 return verify(&mut lookup, options, streams, inherited, &mut log);
             }
-            let made = claim(&mut lookup, options, &mut log)
-                .and_then(|()| Maker::new(&lookup, options, streams, inherited, &mut log)?.make());
+            let made = claim(&mut lookup, options, &mut log).and_then(|()| {
+                // The log is ours with the claim: it tells of what comes to
+                // nothing at once, too.
+                log.line("preparing a capture");
+                Maker::new(&lookup, options, streams, inherited, &mut log)?.make()
+            });
             session::end_leftovers();
             log.outcome(&made);
             let entry = Some(lookup.id());

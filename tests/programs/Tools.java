@@ -1,5 +1,6 @@
 import java.io.BufferedReader;
 import java.io.File;
+import java.io.FileDescriptor;
 import java.io.FileInputStream;
 import java.io.FileOutputStream;
 import java.io.FileReader;
@@ -12,8 +13,10 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.Paths;
+import java.nio.file.StandardOpenOption;
 import java.text.DecimalFormat;
 import java.util.Arrays;
+import java.util.Comparator;
 import java.util.Date;
 import java.util.Locale;
 import java.util.Map;
@@ -24,6 +27,7 @@ import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.regex.Pattern;
 import java.util.stream.Collectors;
+import java.util.stream.Stream;
 
 /** Does what command-line tools do; its first argument says what. */
 public class Tools {
@@ -61,8 +65,9 @@ public class Tools {
             case "hang": if (runs > 1) Thread.sleep(1000000); break;
             case "loop": while (runs > 1) { } break;
             case "thread": if (runs > 1) new Thread(Tools::sleep, "left-behind").start(); break;
-            case "fork": new ProcessBuilder("sleep", "1000").inheritIO().start(); break;
-            case "rmdir": Files.delete(Path.of("").toAbsolutePath()); break;
+            case "fork": fork(); break;
+            case "descriptors": descriptors(); break;
+            case "rmdir": removeDirectory(); break;
             case "work": work(); break;
             default: System.err.println("what is " + args[0] + "?"); System.exit(2);
         }
@@ -240,6 +245,39 @@ public class Tools {
                 continue;
             }
         }
+    }
+
+    /** Leaves a child behind, and its pid in a file. */
+    static void fork() throws IOException {
+        Process child = new ProcessBuilder("sleep", "1000")
+                .redirectOutput(ProcessBuilder.Redirect.DISCARD)
+                .redirectError(ProcessBuilder.Redirect.DISCARD)
+                .start();
+        String line = child.pid() + "\n";
+        Files.writeString(Path.of(System.getenv("FORKED")), line, StandardOpenOption.CREATE, StandardOpenOption.APPEND);
+        System.out.println("forked");
+    }
+
+    /** Closes 0, 1 and 2, not only the streams upon them. */
+    static void descriptors() throws IOException {
+        System.out.println("before");
+        System.err.println("before too");
+        new FileInputStream(FileDescriptor.in).close();
+        new FileOutputStream(FileDescriptor.out).close();
+        new FileOutputStream(FileDescriptor.err).close();
+        System.out.println("after");
+        System.exit(System.out.checkError() ? 6 : 5);
+    }
+
+    /** Deletes the working directory, and all that is in it. */
+    static void removeDirectory() throws IOException {
+        Path directory = Path.of("").toAbsolutePath();
+        try (Stream<Path> paths = Files.walk(directory)) {
+            for (Path path : paths.sorted(Comparator.reverseOrder()).collect(Collectors.toList())) {
+                Files.delete(path);
+            }
+        }
+        System.out.println(Files.exists(directory) + " " + new File("x").getAbsoluteFile().getName());
     }
 
     static void sleep() {

@@ -7,10 +7,11 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
-use crate::support::{self, stderr, stdout};
+use crate::support::{self, Jdk, stderr, stdout};
 
 /// What a run came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub struct Tool {
     pub command: Vec<String>,
     /// Files that are in the working directory before each run.
     pub files: Vec<(String, Vec<u8>)>,
+    /// What is in the environment of each run.
+    pub env: Vec<(String, String)>,
     /// Options of warmstart.
     pub options: Vec<String>,
     root: TempDir,
@@ -72,6 +75,7 @@ impl Tool {
         Self {
             command: command.iter().map(ToString::to_string).collect(),
             files: Vec::new(),
+            env: Vec::new(),
             options: vec!["--at".into(), "main".into()],
             root: support::cache(),
             cache: support::cache(),
@@ -109,17 +113,24 @@ impl Tool {
         dir
     }
 
-    fn run(&self, case: &Case, mut command: Command) -> Outcome {
-        let dir = self.prepare(case.dir);
+    /// Gives a command the tool's surroundings, in a directory.
+    pub fn surround(&self, command: &mut Command, dir: &Path) {
         command
-            .args(&self.command[usize::from(command.get_program() == self.command[0].as_str())..])
-            .args(&case.args)
-            .current_dir(&dir)
+            .current_dir(dir)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.root.path())
             .env("LANG", "C.UTF-8")
             .env("WARMSTART_CACHE_DIR", self.cache.path())
+            .envs(self.env.iter().cloned());
+    }
+
+    fn run(&self, case: &Case, mut command: Command) -> Outcome {
+        let dir = self.prepare(case.dir);
+        self.surround(&mut command, &dir);
+        command
+            .args(&self.command[usize::from(command.get_program() == self.command[0].as_str())..])
+            .args(&case.args)
             .envs(case.env.iter().cloned())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -154,10 +165,24 @@ impl Tool {
     /// Runs it cold through warmstart and waits for the capture; returns what
     /// the status file says of it.
     pub fn capture(&self, case: &Case) -> (Outcome, String) {
+        self.run_with(case, &["-q", "--wait"])
+    }
+
+    /// Runs it through warmstart; returns what the status file says of it.
+    pub fn run_with(&self, case: &Case, options: &[&str]) -> (Outcome, String) {
         let file = self.root.path().join("status.json");
-        let option = file.to_str().unwrap();
-        let outcome = self.run(case, self.warmstart(&["-q", "--wait", "--status-file", option]));
+        let _ = fs::remove_file(&file);
+        let options = [options, &["--status-file", file.to_str().unwrap()]].concat();
+        let outcome = self.run(case, self.warmstart(&options));
         (outcome, fs::read_to_string(&file).unwrap_or_default())
+    }
+
+    /// Prepares a run of the binary with these options, in a directory.
+    pub fn prepared(&self, dir: &Path, options: &[&str], args: &[&str]) -> Command {
+        let mut command = self.warmstart(options);
+        self.surround(&mut command, dir);
+        command.args(&self.command).args(args);
+        command
     }
 
     /// Captures it, and fails the test unless there is an entry then.
@@ -175,11 +200,7 @@ impl Tool {
 
     /// Runs it from its entry; fails the test if it is not restored.
     pub fn restored(&self, case: &Case) -> Outcome {
-        let file = self.root.path().join("status.json");
-        let _ = fs::remove_file(&file);
-        let option = file.to_str().unwrap();
-        let outcome = self.run(case, self.warmstart(&["--require-warm", "--status-file", option]));
-        let status = fs::read_to_string(&file).unwrap_or_default();
+        let (outcome, status) = self.run_with(case, &["--require-warm"]);
         assert!(
             status.contains(r#""outcome":"restored""#),
             "{:?} {case:?}: {status}\n{outcome:?}",
@@ -218,8 +239,31 @@ impl Tool {
     }
 }
 
+/// Compiles `tests/programs/Tools.java`, once; there may be no compiler.
+pub fn classes() -> Option<PathBuf> {
+    static CLASSES: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let compile = || {
+        let javac = support::javac()?;
+        // Left for the system to clean up: statics are never dropped.
+        let dir = support::cache().keep();
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/Tools.java");
+        let mut compiler = Command::new(javac);
+        compiler.args(["--release", "11", "-d"]).arg(&dir).arg(source);
+        compiler.status().ok()?.success().then_some(dir)
+    };
+    CLASSES.get_or_init(compile).clone()
+}
+
+/// The programs of `Tools.java` on a JVM.
+pub fn programs(jdk: &Jdk) -> Option<Tool> {
+    let classes = classes()?;
+    let java = jdk.java();
+    let tool = Tool::new(&[java.to_str()?, "-Xshare:auto", "-cp", classes.to_str()?, "Tools"]);
+    Some(tool.file("in.txt", "first line\nzweite Zeile: grüß €\n"))
+}
+
 /// Reads all files below a directory.
-fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut waiting = vec![dir.to_owned()];
     while let Some(path) = waiting.pop() {

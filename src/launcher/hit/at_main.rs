@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::super::probing::chain;
 use super::Lookup;
+use crate::cache::Staging;
 use crate::command::Command;
 use crate::fingerprint::JvmLine;
 
@@ -30,9 +32,10 @@ impl Lookup {
         self.line.as_ref().map(|_| self.log_path()).filter(|path| path.exists())
     }
 
-    /// Returns a path for files of a capture, which is this process's own.
-    pub fn scratch_dir(&self) -> PathBuf {
-        self.cache.temporary()
+    /// Makes a directory for the files of a capture, gone when dropped: in its
+    /// image's place, and locked, lest another capture sweeps it away.
+    pub fn workspace(&self) -> Result<Staging, String> {
+        self.cache.stage().map_err(|error| chain(&error))
     }
 
     /// Returns why it was not captured lately, if it was tried.

@@ -12,7 +12,7 @@ use super::fidelity::{self, Reference};
 use super::log::Log;
 use super::scratch::Scratch;
 use super::session::{self, Session, Setting};
-use crate::cache::{Tier, Warmth};
+use crate::cache::{Staging, Tier, Warmth};
 use crate::command::Command;
 use crate::fingerprint::{JvmLine, Stream};
 use crate::jvm::agent::{self, Delivery, Order};
@@ -56,6 +56,8 @@ pub(super) struct Maker<'a> {
     /// The lines of arguments to train with.
     pub(super) lines: Vec<Vec<OsString>>,
     pub(super) scratch: Option<Scratch>,
+    /// Where the copy is, and other files that are soon gone.
+    pub(super) workspace: Staging,
     pub(super) agent: PathBuf,
     pub(super) streams: [Stream; 3],
     pub(super) inherited: Inherited,
@@ -83,8 +85,9 @@ impl<'a> Maker<'a> {
         for words in training.iter().flat_map(|training| &training.with) {
             lines.push(crate::jvm::words_of(words));
         }
+        let workspace = lookup.workspace().map_err(Failed::passing)?;
         let scratch = training.and_then(|training| training.dir.as_ref()).map(|dir| {
-            Scratch::new(&whole.cwd.join(dir), &lookup.scratch_dir())
+            Scratch::new(&whole.cwd.join(dir), &workspace.image_dir().join("copy"))
                 .map_err(|error| Failed::lasting(format!("--train-dir {}: {error}", dir.display())))
         });
         let runs = training.map_or(0, |training| training.runs) + 3;
@@ -97,6 +100,7 @@ impl<'a> Maker<'a> {
             training,
             lines,
             scratch: scratch.transpose()?,
+            workspace,
             agent,
             streams,
             inherited,

@@ -69,7 +69,7 @@ impl Maker<'_> {
 
     /// Runs a line of arguments from the entry.
     fn restored(&self, arguments: &[OsString]) -> Result<session::Ran, String> {
-        let status_file = self.lookup.scratch_dir().with_extension("status");
+        let status_file = self.workspace.image_dir().join("status");
         let mut command = self.cold(arguments);
         let mut argv: Vec<OsString> =
             ["warmstart", "run", "-q", "--at", "main"].map(Into::into).into();
