@@ -84,7 +84,7 @@ fn an_agent_that_cannot_be_installed_costs_the_capture() {
         let (cold, reason) = first_run(&tool, &case);
         assert!(reason.contains("the agent: "), "{reason}");
         assert!(tool.log().contains("not captured: the agent: "), "{}", tool.log());
-        assert_eq!(tool.run_with(&case, &[]).0, cold);
+        assert_eq!(tool.run_with(&case, &["--no-capture"]).0, cold);
         check_nothing_unfinished(&tool);
         // It says nothing about the program: once it is out of the way,
         // captures succeed.
@@ -228,6 +228,19 @@ fn training_that_closes_its_descriptors_does_not_show() {
         tool.compare(&Case::new(&["args", "x"]));
         tool.compare(&Case::new(&["stdin"]).stdin("one\ntwo\n"));
         check_nothing_unfinished(&tool);
+    }
+}
+
+/// A build in a temporary directory that is gone before the second process
+/// looks costs this capture, not the next ones. (It cost those of a day.)
+#[test]
+fn a_directory_that_is_gone_does_not_count_against_the_program() {
+    for tool in tools_or_skip!() {
+        let (_, reason) = first_run(&tool, &Case::new(&["rmdir"]));
+        assert!(reason.contains("No such file or directory"), "{reason}");
+        check_nothing_unfinished(&tool);
+        tool.must_capture(&Case::new(&["return"]));
+        tool.compare(&Case::new(&["rmdir"]));
     }
 }
 

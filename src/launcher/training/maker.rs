@@ -182,7 +182,11 @@ impl<'a> Maker<'a> {
     fn session(&mut self) -> Result<Session, Failed> {
         self.log.line("starting a JVM up to main");
         let setting = self.setting(ORDER);
-        Session::start(&self.whole, &self.line, &setting).map_err(Failed::lasting)
+        Session::start(&self.whole, &self.line, &setting).map_err(|reason| {
+            // Of a build whose directory was temporary: that says nothing about
+            // the program.
+            if self.whole.cwd.is_dir() { Failed::lasting(reason) } else { Failed::passing(reason) }
+        })
     }
 
     /// Returns the command of a line of arguments, for a cold run.
