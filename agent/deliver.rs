@@ -103,12 +103,15 @@ fn set_user_dir(env: Env, path: &[u8]) {
     // Code compiled while training may have taken the final field's value in.
     // Only the JDK reads it, when it initialises what follows.
     env.set_static(known::get(Known::StaticProperty), c"USER_DIR", STRING, directory);
-    // It is called `FS` since 21.
-    for name in [c"FS", c"fs"] {
-        let class = known::get(Known::File);
-        let system = env.get_static(class, name, c"Ljava/io/FileSystem;");
-        env.set(system, c"userDir", STRING, directory);
-        // Up to 20, for half a minute.
+    // Only what is there is asked for: an error, even one that is cleared, draws
+    // an identity hash code, and the program's would be others than in a plain
+    // start.
+    let class = known::get(Known::File);
+    let is_new = known::release() >= 21;
+    let system = env.get_static(class, if is_new { c"FS" } else { c"fs" }, c"Ljava/io/FileSystem;");
+    env.set(system, c"userDir", STRING, directory);
+    if !is_new {
+        // For half a minute.
         for cache in [c"cache", c"javaHomePrefixCache"] {
             let cache = env.get(system, cache, c"Ljava/io/ExpiringCache;");
             env.run(cache, c"clear", c"()V", &[]);

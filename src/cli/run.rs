@@ -112,8 +112,9 @@ pub(super) struct CaptureArguments {
     )]
     train: Option<u32>,
 
-    /// Train with these arguments too (repeatable, one for each subcommand)
-    #[arg(long, value_name = "ARGS")]
+    /// Train with these arguments too (repeatable, one for each subcommand);
+    /// in quotes: --train-with 'list --all'
+    #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     train_with: Vec<OsString>,
 
     /// Train in a scratch copy of DIR [default: the working directory]

@@ -34,6 +34,8 @@ pub struct JvmLine {
     pub program: PathBuf,
     /// Which of a JDK's programs it is.
     pub tool: Tool,
+    /// Whether something that starts it is found from the working directory.
+    pub is_relative: bool,
     /// All arguments of the process, as a plain start gives them.
     pub argv: Vec<OsString>,
     /// The arguments of the JVM, its own name first, up to the class, jar or
@@ -60,6 +62,7 @@ impl JvmLine {
         }
         let home = Home::of(&last.real).ok_or(NotAtMain::NoJvm)?;
         let options = options::read(home.tool(), &chain.argv, command);
+        let is_relative = options.is_relative();
         if let Some(option) = options.forbids_main {
             return Err(NotAtMain::Option(option));
         }
@@ -77,7 +80,14 @@ impl JvmLine {
                 (name.into_iter().chain(jvm).collect(), own)
             }
         };
-        Ok(Self { program: last.path.clone(), tool: home.tool(), jvm, arguments, argv: chain.argv })
+        Ok(Self {
+            program: last.path.clone(),
+            tool: home.tool(),
+            jvm,
+            arguments,
+            is_relative,
+            argv: chain.argv,
+        })
     }
 
     /// Returns what would have been typed to run it with other arguments.

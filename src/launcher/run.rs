@@ -3,6 +3,7 @@
 mod at_main;
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::capture::Capture;
@@ -44,6 +45,9 @@ const IGNORABLE: [i32; 12] = [
 /// What runs longer than this until it is told to end is taken for a server.
 const SERVES: Duration = Duration::from_secs(10);
 
+/// Differences from the nearest entry that are told.
+const DIFFERENCES_MAX: usize = 12;
+
 /// One run of a command.
 pub struct Run {
     command: Command,
@@ -61,6 +65,8 @@ pub struct Run {
     later: Option<[Stream; 3]>,
     /// What 0, 1 and 2 were at the start, once that is known.
     streams: Option<[Stream; 3]>,
+    /// The log of a capture at main, there or to be.
+    log: Option<PathBuf>,
 }
 
 /// How a cold start is to be done.
@@ -81,8 +87,8 @@ impl Run {
         let inherited = Inherited::now();
         let ignored = ignored_signals(&inherited);
         let (passed, status) = (Vec::new(), Status::cold());
-        let (later, streams) = (None, None);
-        Self { command, options, inherited, ignored, passed, herald, status, later, streams }
+        let (later, streams, log) = (None, None, None);
+        Self { command, options, inherited, ignored, passed, herald, status, later, streams, log }
     }
 
     /// Runs; returns the exit status, if there is a process left to have one.
@@ -219,8 +225,10 @@ impl Run {
         self.status.reason = Some(reason.to_owned());
         if !self.herald.is_quiet() {
             self.herald.detail(&format!("started cold: {reason} ({})", lookup.id()));
-            for difference in lookup.differences() {
-                self.herald.detail(&difference);
+            let differences = lookup.differences();
+            // With more, it is another command's entry.
+            if differences.len() <= DIFFERENCES_MAX {
+                differences.iter().for_each(|difference| self.herald.detail(difference));
             }
             if let Some(log) = lookup.log() {
                 self.herald.detail(&format!("the last capture at main: {}", log.display()));
@@ -248,7 +256,8 @@ impl Run {
             ms(sys::start::age().saturating_sub(began.elapsed()) + restored.total);
         self.herald.record(&self.status);
         privilege::give_up();
-        self.herald.detail(&format!("restored {} as pid {}", lookup.id(), restored.pid));
+        let tier = lookup.tier().map(|tier| format!(" ({tier})")).unwrap_or_default();
+        self.herald.detail(&format!("restored {} as pid {}{tier}", lookup.id(), restored.pid));
         let notify = lookup
             .notify()
             .and_then(|notify| probing::renotify(&notify.path, notify.notified, &self.command));

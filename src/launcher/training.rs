@@ -8,6 +8,7 @@
 //! that one is captured. What cannot be done leaves the next lower tier, and
 //! the reason is kept with the entry.
 
+mod drill;
 mod fidelity;
 mod log;
 mod maker;
@@ -26,6 +27,9 @@ use crate::command::Command;
 use crate::fingerprint::{Point, Stream};
 use crate::sys::process::{self, Inherited};
 
+/// How the reason of an entry ends that is used in spite of it.
+pub const STATEFUL: &str = "--allow-stateful";
+
 /// Makes the capture that this process is for; returns its exit status.
 pub fn main(command: &Command, options: &Options, streams: [Stream; 3]) -> u8 {
     process::be_nice();
@@ -37,10 +41,12 @@ pub fn main(command: &Command, options: &Options, streams: [Stream; 3]) -> u8 {
     host.streams = streams;
     let report = match hit::look_up(command, options, host, Point::Main) {
         Ok(mut lookup) => {
-            let mut log = Log::new(lookup.log_path());
             if options.verify_every.is_some() {
+                // That of the capture stays.
+                let mut log = Log::new(lookup.log_path().with_extension("verify.log"));
                 return verify(&mut lookup, options, streams, inherited, &mut log);
             }
+            let mut log = Log::new(lookup.log_path());
             let made = claim(&mut lookup, options, &mut log).and_then(|()| {
                 // The log is ours with the claim: it tells of what comes to
                 // nothing at once, too.
@@ -86,7 +92,10 @@ fn verify(
         .map_err(|failed| failed.reason);
     session::end_leftovers();
     match compared {
-        Ok(None) => 0,
+        Ok(None) => {
+            log.line("a restored run did what a cold one does");
+            0
+        }
         Ok(Some(difference)) => {
             log.line(&difference);
             lookup.retire(&difference);

@@ -6,6 +6,7 @@ import java.io.FileOutputStream;
 import java.io.FileReader;
 import java.io.IOException;
 import java.io.InputStreamReader;
+import java.io.PrintStream;
 import java.io.RandomAccessFile;
 import java.net.URI;
 import java.nio.charset.Charset;
@@ -60,6 +61,8 @@ public class Tools {
             // What training finds out.
             case "count": System.out.println("run " + runs); break;
             case "once": if (runs == 1) System.err.println("first time"); break;
+            case "config": config(); break;
+            case "log": log(rest); break;
             case "status": System.exit(runs == 1 ? 0 : 7); break;
             case "stubborn": stubborn(); break;
             case "hang": if (runs > 1) Thread.sleep(1000000); break;
@@ -278,6 +281,26 @@ public class Tools {
             }
         }
         System.out.println(Files.exists(directory) + " " + new File("x").getAbsoluteFile().getName());
+    }
+
+    static String configuration;
+
+    /** Reads its configuration once. */
+    static void config() {
+        if (configuration == null) {
+            configuration = new File("in.txt").exists() ? "configured" : "not configured";
+        }
+        System.out.println(configuration);
+    }
+
+    static PrintStream journal;
+
+    /** Opens its log once. */
+    static void log(String[] args) throws IOException {
+        if (journal == null) {
+            journal = new PrintStream(new FileOutputStream("run.log", true));
+        }
+        journal.println(Arrays.toString(args));
     }
 
     static void sleep() {

@@ -17,6 +17,11 @@ impl Lookup {
         self.line.as_ref()
     }
 
+    /// Says how warm the entry at main is that was found.
+    pub fn tier(&self) -> Option<String> {
+        Some(self.entry.as_ref()?.meta().tier.as_ref()?.line())
+    }
+
     /// Returns where the agent's library is put.
     pub fn agent_dir(&self) -> PathBuf {
         self.cache.agent_dir()

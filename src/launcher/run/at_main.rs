@@ -6,6 +6,7 @@ use super::super::hit::{self, Found, Lookup, NoLookup};
 use super::super::outcome::{Outcome, ms};
 use super::super::relay::{self, Ending, Relay};
 use super::super::stdio::{self, Tap};
+use super::super::training::STATEFUL;
 use super::super::{CapturePoint, OWN_FAILURE, Policy, spawn};
 use super::{Run, Start, end_like};
 use crate::fingerprint::{Host, Point};
@@ -22,6 +23,7 @@ impl Run {
         match hit::look_up(&self.command, &self.options, host, Point::Main) {
             Ok(lookup) => {
                 self.later = streams;
+                self.log = Some(lookup.log_path());
                 self.looked_up(Box::new(lookup), None)
             }
             Err(NoLookup::Unread(_)) => {
@@ -47,6 +49,7 @@ impl Run {
             self.later = Some(streams);
         }
         let mut lookup = Box::new(lookup.ok()?);
+        self.log = Some(lookup.log_path());
         if self.options.policy == Policy::Refresh {
             return None;
         }
@@ -114,11 +117,21 @@ impl Run {
                     Some(reason) if !report.captured => {
                         self.herald.say(&format!("not captured at main: {reason}"));
                     }
-                    Some(reason) => self.herald.say(&format!("captured at main, but {reason}")),
+                    Some(reason) if reason.ends_with(STATEFUL) => {
+                        self.herald.say(&format!("captured at main: {reason}"));
+                    }
+                    Some(reason) => self.herald.say(&format!(
+                        "captured at main, not trained: {reason} (docs/tools.md; --refresh tries again)"
+                    )),
                     None => self.herald.detail("captured at main"),
                 }
             }
-            Ok(_) => self.herald.detail("it is being captured at main, by a second process"),
+            Ok(_) => {
+                let log = self.log.as_ref().map(|log| format!(": {}", log.display()));
+                let log = log.unwrap_or_default();
+                self.herald
+                    .detail(&format!("it is being captured at main, by a second process{log}"));
+            }
             Err(error) => self.herald.detail(&format!("not captured at main: {error}")),
         }
     }

@@ -15,21 +15,17 @@ use super::session::{self, Session, Setting};
 use crate::cache::{Staging, Tier, Warmth};
 use crate::command::Command;
 use crate::fingerprint::{JvmLine, Stream};
-use crate::jvm::agent::{self, Delivery, Order};
+use crate::jvm::agent::{self, Order};
 use crate::snapshot::{self, After, Outlook, StdinAtStart};
 use crate::sys::process::Inherited;
 
 /// How long a JVM gets for giving memory back to the kernel before a capture:
 /// G1 does it on a thread of its own.
 const SETTLE: Duration = Duration::from_millis(300);
-/// How long threads that training left behind may take to end.
-const LEFT_THREADS: Duration = Duration::from_secs(2);
 /// How long a JVM gets for what is not the program's own: collections, lists.
-const ORDER: Duration = Duration::from_secs(30);
+pub(super) const ORDER: Duration = Duration::from_secs(30);
 /// How long refusals of a capture that may pass are waited out.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How many classes are linked, at most.
-const CLASSES_MAX: usize = 100_000;
 
 /// Why a tier was not reached.
 #[derive(Debug)]
@@ -147,7 +143,10 @@ impl<'a> Maker<'a> {
         match goal {
             Warmth::Untrained => {}
             Warmth::Linked => self.link(&mut session)?,
-            Warmth::Trained => self.train(&mut session, &references, &mut tier)?,
+            Warmth::Trained => {
+                self.train(&mut session, &references, &mut tier)?;
+                self.train_elsewhere(&mut session, &references)?;
+            }
         }
         let settle_ms = u32::try_from(SETTLE.as_millis()).unwrap_or(0);
         match session.order(&Order::Prepare { settle_ms }, ORDER) {
@@ -224,74 +223,6 @@ impl<'a> Maker<'a> {
             references.push(Reference { arguments, ran, files });
         }
         Ok(references)
-    }
-
-    /// Trains, and compares each run with a cold one.
-    fn train(
-        &mut self,
-        session: &mut Session,
-        references: &[Reference],
-        tier: &mut Tier,
-    ) -> Result<(), Setback> {
-        let Some(training) = self.training else { return Ok(()) };
-        let wait_ms = u32::try_from(LEFT_THREADS.as_millis()).unwrap_or(u32::MAX);
-        for round in 1..=training.runs {
-            for reference in references {
-                self.renew_scratch()?;
-                self.log.line(&format!(
-                    "training, run {round} of {}: {}",
-                    training.runs,
-                    fidelity::shown(&reference.arguments)
-                ));
-                let command = self.cold(&reference.arguments);
-                let order = Order::Train {
-                    wait_ms,
-                    command: Delivery {
-                        args: reference.arguments.clone(),
-                        argv: command.argv,
-                        env: command.env,
-                        cwd: command.cwd,
-                    },
-                };
-                let patience = self.options.capture_timeout;
-                let left = self.end.saturating_duration_since(Instant::now());
-                let ran = session
-                    .train(&order, patience.min(left))
-                    .map_err(|reason| Setback::Lower(format!("training run {round}: {reason}")))?;
-                tier.runs += 1;
-                let files = self.scratch.as_ref().map(Scratch::digest);
-                let Some(difference) = reference.difference(&ran, files.as_ref()) else { continue };
-                let reason = format!("training run {round} {difference}");
-                if training.allow_stateful {
-                    tier.reason.get_or_insert(format!("{reason}; --allow-stateful"));
-                    continue;
-                }
-                self.record_classes(session);
-                return Err(Setback::Lower(reason));
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks for the classes of a JVM that will not be captured.
-    fn record_classes(&mut self, session: &mut Session) {
-        if let Ok(agent::Report::Classes(classes)) = session.order(&Order::Classes, ORDER) {
-            self.log.line(&format!("{} classes were recorded", classes.len()));
-            self.classes = classes;
-            self.classes.truncate(CLASSES_MAX);
-        }
-    }
-
-    fn link(&mut self, session: &mut Session) -> Result<(), Setback> {
-        let order = Order::Link(std::mem::take(&mut self.classes));
-        match session.order(&order, ORDER) {
-            Ok(agent::Report::End(end)) if end.how != agent::How::Refused => {
-                self.log.line(&format!("{} classes were linked", end.code));
-                Ok(())
-            }
-            Ok(other) => Err(Setback::Lower(format!("linking: {other:?}"))),
-            Err(reason) => Err(Setback::Lower(format!("linking: {reason}"))),
-        }
     }
 
     /// Makes the entry of a JVM that is ready for it.

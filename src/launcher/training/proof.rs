@@ -3,11 +3,11 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::Failed;
 use super::fidelity::{self, Reference};
 use super::maker::{Maker, Setback};
 use super::scratch::Scratch;
 use super::session;
+use super::{Failed, STATEFUL};
 use crate::cache::Tier;
 
 impl Maker<'_> {
@@ -30,7 +30,7 @@ impl Maker<'_> {
                     };
                     let reason = format!("a restored run {difference}");
                     if stateful {
-                        tier.reason.get_or_insert(format!("{reason}; --allow-stateful"));
+                        tier.reason.get_or_insert(format!("{reason}; {STATEFUL}"));
                         continue;
                     }
                     self.lookup.remove();

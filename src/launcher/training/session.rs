@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -311,6 +312,29 @@ impl Session {
     /// If it cannot be read.
     pub fn printed(&mut self) -> Result<Printed, String> {
         self.program.streams.take().map_err(|error| error.to_string())
+    }
+
+    /// Returns the descriptors above 2 through which it may write to files, and
+    /// where these are.
+    pub fn writes(&self) -> Vec<(RawFd, PathBuf)> {
+        let proc = PathBuf::from(format!("/proc/{}", self.program.pid));
+        let entries = std::fs::read_dir(proc.join("fd")).into_iter().flatten().flatten();
+        let mut found: Vec<(RawFd, PathBuf)> = entries
+            .filter_map(|entry| {
+                let fd: RawFd = entry.file_name().to_str()?.parse().ok()?;
+                let is_file = std::fs::metadata(entry.path()).is_ok_and(|file| file.is_file());
+                let info = std::fs::read_to_string(proc.join(format!("fdinfo/{fd}"))).ok()?;
+                let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+                let flags = i32::from_str_radix(flags.trim(), 8).ok()?;
+                let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+                let path = std::fs::read_link(entry.path()).ok()?;
+                // In memory: the agent's copies of 1 and 2, for one.
+                let is_named = !path.as_os_str().as_bytes().starts_with(b"/memfd:");
+                (fd > 2 && is_file && is_named && writes).then_some((fd, path))
+            })
+            .collect();
+        found.sort_unstable();
+        found
     }
 
     /// Returns the JVM's pid.
