@@ -29,7 +29,7 @@ fn tool() -> Result<tempfile::TempDir, String> {
     let dir = compile("Sleeper.java")?;
     let script = "import sys, zipfile\n\
         with zipfile.ZipFile(sys.argv[1] + '/tool.jar', 'w') as jar:\n    \
-        jar.write(sys.argv[1] + '/Tool.class', 'Tool.class')";
+        jar.write(sys.argv[1] + '/Sleeper.class', 'Sleeper.class')";
     let made = std::process::Command::new("python3").args(["-c", script]).arg(dir.path()).status();
     assert!(made.expect("python3").success());
     Ok(dir)
