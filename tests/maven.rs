@@ -191,6 +191,7 @@ fn a_maven_build_through_the_shim_is_the_same() {
 /// Quiet in training: a build that says how long it took says something else
 /// each time, and is not taken.
 #[test]
+#[ignore = "a minute: cargo test --release --test maven -- --ignored"]
 fn a_trained_maven_build_is_the_same() {
     hold_against_cold(&["--train=2", "--train-dir=."], &["-o", "-q", "process-classes"]);
 }
