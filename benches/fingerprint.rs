@@ -78,7 +78,7 @@ fn hit(criterion: &mut Criterion) {
         kernel: &host.kernel,
         engine: "native",
         capture_point: "ready",
-        tier: None,
+        at_main: None,
         pid: 1,
         threads: 25,
         len_pages: 0,

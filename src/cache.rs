@@ -47,7 +47,9 @@ use nix::unistd::geteuid;
 pub use check::Stale;
 pub use entry::{Entry, Usage};
 pub use lock::CaptureLock;
-pub use meta::{Content, Dependency, EntryMeta, ImageFile, SCHEMA_VERSION, Tier, Unusable, Warmth};
+pub use meta::{
+    AtMain, Content, Dependency, EntryMeta, ImageFile, SCHEMA_VERSION, Tier, Unusable, Warmth,
+};
 pub use nearest::Nearest;
 pub use notes::Refused;
 pub use removal::{PruneOptions, Removal};

@@ -41,7 +41,7 @@ fn commit(cache: &Cache, content: &str) -> Result<Entry, CacheError> {
         kernel: "Linux",
         engine: "native",
         capture_point: "ready",
-        tier: None,
+        at_main: None,
         pid: 1,
         threads: 1,
         len_pages: 0,

@@ -392,6 +392,14 @@ fn last_pids_side_by_side_do_not_thwart_each_other() {
         skip!("pids cannot be chosen here");
     }
     let _cursor = cursor_is_ours();
+    // Whatever else runs on the machine takes pids as well.
+    let rounds: Vec<_> = (0..5).map_while(|_| eight_last_pids_at_once().err()).collect();
+    assert!(rounds.len() < 5, "{rounds:#?}");
+}
+
+/// Has eight programs started with chosen pids at once; an error is what went
+/// otherwise.
+fn eight_last_pids_at_once() -> Result<(), String> {
     let before = Cursor::open().unwrap().last().unwrap();
     let first = free_pid(5000);
     // Not one beside the other: their own children get the pids between.
@@ -407,14 +415,18 @@ fn last_pids_side_by_side_do_not_thwart_each_other() {
                 .unwrap()
         })
         .collect();
-    for (pid, child) in wishes.iter().zip(children) {
-        let output = child.wait_with_output().unwrap();
-        assert_eq!(stdout(&output), format!("{pid}\n"), "{}", stderr(&output));
-    }
+    let outputs = children.into_iter().map(|child| child.wait_with_output().unwrap());
+    let others: Vec<String> = (wishes.iter().zip(outputs))
+        .filter(|(pid, output)| stdout(output) != format!("{pid}\n"))
+        .map(|(pid, output)| format!("{pid}: {}{}", stdout(&output), stderr(&output)))
+        .collect();
     // The cursor is about where it was.
     let cursor = Cursor::open().unwrap();
     let moved = distance(before, cursor.last().unwrap() + 1, cursor.pid_max());
-    assert!(moved.is_some_and(|moved| moved < 2000), "{before}: moved by {moved:?}");
+    match (&others[..], moved) {
+        ([], Some(..2000)) => Ok(()),
+        _ => Err(format!("{others:?}; the cursor moved from {before} by {moved:?}")),
+    }
 }
 
 /// Anybody may lock the file: nobody is waited for without end.

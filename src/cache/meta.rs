@@ -106,6 +106,17 @@ pub enum Unusable {
     },
 }
 
+/// What an entry at `main` is restored with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AtMain {
+    /// The number of the agent's descriptor.
+    pub fd: i32,
+    /// What the JVM had printed by then, on stdout and stderr.
+    pub printed: [String; 2],
+    /// How warm it is.
+    pub tier: Tier,
+}
+
 /// How warm a program is that was captured at `main`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tier {
@@ -167,8 +178,8 @@ pub struct EntryMeta {
     pub engine: String,
     /// Where it was captured: `ready` or `main`.
     pub capture_point: String,
-    /// How warm it is, if it was captured at `main`.
-    pub tier: Option<Tier>,
+    /// What it is restored with, if it was captured at `main`.
+    pub at_main: Option<AtMain>,
     /// The program's pid.
     pub pid: i32,
     /// The number of its threads.
@@ -306,7 +317,7 @@ pub(super) mod tests {
             kernel: "Linux".into(),
             engine: "native".into(),
             capture_point: "ready".into(),
-            tier: None,
+            at_main: None,
             pid: 4242,
             threads: 25,
             len_pages: 1 << 20,

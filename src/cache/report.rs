@@ -83,7 +83,7 @@ pub fn list(cache: &Cache) -> Result<Listing, CacheError> {
                 len_disk: len_on_disk(&dir),
                 created: meta.as_ref().map(|meta| meta.created),
                 capture_point: meta.as_ref().map(|meta| meta.capture_point.clone()),
-                tier: meta.and_then(|meta| meta.tier),
+                tier: meta.and_then(|meta| meta.at_main).map(|at_main| at_main.tier),
                 usage: cache.usage(&id),
                 unusable,
             }
@@ -239,13 +239,15 @@ impl Details {
             .last_used
             .map_or_else(String::new, |then| format!(", last {} ago", age(now, then)));
         let (threads, pages) = (meta.threads, size(meta.len_pages));
+        let at_main = meta.at_main.as_ref();
+        let warmth = at_main.map_or_else(|| "as it was".to_owned(), |it| it.tier.line());
         for (name, value) in [
             ("id", self.meta.id.to_string()),
             ("command", self.command.clone()),
             ("directory", meta.cwd.display().to_string()),
             ("path", self.path.clone()),
             ("captured", format!("{} ago, at {}", age(now, meta.created), meta.capture_point)),
-            ("warmth", meta.tier.as_ref().map_or_else(|| "as it was".to_owned(), Tier::line)),
+            ("warmth", warmth),
             ("boot", boot(&meta.boot_id).to_owned()),
             ("restored", format!("{} times{last}", self.usage.restores)),
             ("process", format!("pid {}, {threads} threads", meta.pid)),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::entry::{Entry, open_directory};
-use super::meta::{self, EntryMeta, ImageFile, SCHEMA_VERSION, Tier};
+use super::meta::{self, AtMain, EntryMeta, ImageFile, SCHEMA_VERSION};
 use super::{Cache, CacheError, check};
 use crate::command::Command;
 use crate::fingerprint::{DigestMemory, Fingerprint, hash_file};
@@ -44,8 +44,8 @@ pub struct NewEntry<'a> {
     pub engine: &'a str,
     /// `ready` or `main`.
     pub capture_point: &'a str,
-    /// How warm it is, if it was captured at `main`.
-    pub tier: Option<Tier>,
+    /// What it is restored with, if it was captured at `main`.
+    pub at_main: Option<AtMain>,
     /// The program's pid.
     pub pid: i32,
     /// The number of its threads.
@@ -138,7 +138,7 @@ impl Staging {
             kernel: new.kernel.to_owned(),
             engine: new.engine.to_owned(),
             capture_point: new.capture_point.to_owned(),
-            tier: new.tier.clone(),
+            at_main: new.at_main.clone(),
             pid: new.pid,
             threads: new.threads,
             len_pages: new.len_pages,

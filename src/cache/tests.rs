@@ -75,7 +75,7 @@ fn new_entry<'a>(
         kernel: "Linux",
         engine: "native",
         capture_point: "ready",
-        tier: None,
+        at_main: None,
         pid: 4242,
         threads: 3,
         len_pages: 4096,

@@ -273,7 +273,8 @@ impl<'a> Collector<'a> {
         let features = Digest::of(&host.cpu.features);
         self.add("CPU features".to_owned(), features, format!("cpuid {}", features.short()));
         // Nothing of the program has run that could have asked for it.
-        let is_fresh = scope.point == Point::Main && scope.settings.len() == 1;
+        let is_fresh =
+            scope.point == Point::Main && !scope.settings.iter().any(|(name, _)| name == "--train");
         if !is_fresh && !scope.ignore_env.iter().any(|name| name == "HOSTNAME") {
             self.text("host name", &host.hostname);
         }

@@ -7,18 +7,19 @@
 //! reports by a line of JSON on its stdout, which goes to whoever waits
 //! (`--wait`), or nowhere.
 
-use std::ffi::{CString, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Options;
+use super::{Options, spawn};
+use crate::cache::Tier;
 use crate::command::Command;
 use crate::fingerprint::Stream;
-use crate::sys::process::{self, Detached, Exec, Inherited};
+use crate::sys::process::{self, Detached, Inherited};
 
 /// What spells a stream, in the order of [`STREAMS`].
 const LETTERS: &str = "tpfsdc";
@@ -49,8 +50,8 @@ pub struct Report {
     pub entry: Option<String>,
     /// Why there is none, or why it is of a lower tier than was asked for.
     pub reason: Option<String>,
-    /// Whether there is an entry.
-    pub captured: bool,
+    /// How well it starts, if there is one.
+    pub tier: Option<Tier>,
 }
 
 /// What a second process is started for.
@@ -93,12 +94,8 @@ pub fn start(
     }
     words.push("--".into());
     words.extend(command.argv.iter().cloned());
-    let strings = |list: Vec<OsString>| -> io::Result<Vec<CString>> {
-        let strings = list.into_iter().map(|text| CString::new(text.into_vec()));
-        Ok(strings.collect::<Result<_, _>>()?)
-    };
-    let exec =
-        Exec::new(vec![c"/proc/self/exe".into()], strings(words)?, strings(command.env.clone())?);
+    let ours = Command { argv: words, ..command.clone() };
+    let exec = spawn::prepare_at(Path::new("/proc/self/exe"), &ours)?;
     let (reader, writer) = if errand == Errand::Awaited {
         let (reader, writer) = process::pipe()?;
         (Some(File::from(reader)), Some(writer))

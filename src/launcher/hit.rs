@@ -14,7 +14,6 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::delivery;
-use super::delivery::AtMain;
 use super::inner::{self, Inner};
 use super::probing::chain;
 use super::{Options, Policy, Training};
@@ -107,6 +106,11 @@ impl Unread {
         self.sketch.mark()
     }
 
+    /// Returns machine and caller, as the key has them.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
     /// Reads all inputs, for seconds perhaps, and takes the right to capture;
     /// the error says why there is nothing to capture.
     pub fn read(self) -> Result<Lookup, String> {
@@ -196,7 +200,7 @@ pub fn look_up(
         Point::Main => Some((command.clone(), JvmLine::of(command).map_err(NoLookup::from)?)),
     };
     let command =
-        &line.as_ref().map_or_else(|| command.clone(), |(whole, line)| line.command(whole));
+        line.as_ref().map_or_else(|| command.clone(), |(whole, line)| line.command(whole));
     let cache = match options.policy {
         Policy::Auto | Policy::Refresh => Cache::open(&options.cache_dir)?,
         Policy::NoCapture | Policy::RequireWarm => {
@@ -209,28 +213,27 @@ pub fn look_up(
         Some(_) => Reading::All,
         None => Reading::UpTo(READ_AT_ONCE),
     });
-    let mut result = fingerprint::of(command, &scope, &host, &mut digests);
+    let mut result = fingerprint::of(&command, &scope, &host, &mut digests);
     if let Err(error) = &result
         && error.is_unread()
     {
         // An entry that a reading would find is worth the reading.
-        let worth = options.policy != Policy::Refresh && cache.has_entry_of(command);
+        let worth = options.policy != Policy::Refresh && cache.has_entry_of(&command);
         if !worth && matches!(options.policy, Policy::NoCapture | Policy::RequireWarm) {
             return Err(NoLookup::NoEntry);
         }
         if !worth {
-            let sketch = sketch(command, &scope, &host).map_err(NoLookup::from)?;
-            let command = command.clone();
+            let sketch = sketch(&command, &scope, &host).map_err(NoLookup::from)?;
             let policy = options.policy;
             let unread = Unread { cache, command, scope, host, policy, sketch, began };
             return Err(NoLookup::Unread(Box::new(unread)));
         }
         digests.set_reading(Reading::All);
-        result = fingerprint::of(command, &scope, &host, &mut digests);
+        result = fingerprint::of(&command, &scope, &host, &mut digests);
     }
     let fingerprint = result?;
     digests.set_reading(Reading::All);
-    let mut lookup = Lookup::new(cache, command.clone(), scope, host, digests, fingerprint, began);
+    let mut lookup = Lookup::new(cache, command, scope, host, digests, fingerprint, began);
     lookup.policy = options.policy;
     lookup.line = line;
     Ok(lookup)
@@ -358,6 +361,11 @@ impl Lookup {
         inner.check(&self.scope, &self.host, &mut self.digests)
     }
 
+    /// Returns machine and caller, as the key has them.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
     /// Lets go of the entry that was found.
     pub fn let_go(&mut self) {
         self.entry = None;
@@ -383,9 +391,11 @@ impl Lookup {
         let dir = entry.image_dir();
         let mut lent = Vec::new();
         if let Some((whole, line)) = &self.line {
-            let failed = |error| CannotRestore::Unusable(format!("{}: {error}", delivery::FILE));
-            let at_main = AtMain::read(&dir).map_err(failed)?;
-            lent.push((at_main.fd, at_main.deliver(whole, line).map_err(failed)?));
+            let unusable = |why| CannotRestore::Unusable(format!("delivering its command: {why}"));
+            let at_main = entry.meta().at_main.as_ref();
+            let at_main = at_main.ok_or_else(|| unusable("it was not captured at main".into()))?;
+            let delivery = delivery::deliver(at_main, whole, line);
+            lent.push((at_main.fd, delivery.map_err(|error| unusable(error.to_string()))?));
         }
         restore::native(&restore::Request {
             dir: &dir,

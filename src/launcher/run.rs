@@ -113,33 +113,39 @@ impl Run {
                 _ => self.start(Start::Plain),
             };
         }
-        let caller = hit::Caller {
-            closed_stdio: self.inherited.closed_stdio,
-            ignored: &self.ignored,
-            blocked: self.inherited.mask.signals(),
-        };
-        let host = hit::host(caller);
+        let host = self.host();
         self.streams = Some(host.streams);
         if self.options.at == CapturePoint::Main {
             return self.go_at_main(host);
         }
-        let looked_up = hit::look_up(&self.command, &self.options, host.clone(), Point::Ready);
-        if let Ok(lookup) = looked_up {
-            return self.looked_up(Box::new(lookup), Some(host));
-        }
+        let reason = match hit::look_up(&self.command, &self.options, host, Point::Ready) {
+            Ok(lookup) => return self.looked_up(Box::new(lookup)),
+            Err(reason) => reason,
+        };
         // Not even its own files are known: one at main may be there all the
         // same.
-        if let Err(NoLookup::Unread(_) | NoLookup::NoEntry) = &looked_up
-            && let Some(lookup) = self.found_at_main(host)
-        {
-            return self.looked_up(lookup, None);
+        let host = match &reason {
+            NoLookup::Unread(unread) => Some(unread.host().clone()),
+            NoLookup::NoEntry => Some(self.host()),
+            _ => None,
+        };
+        match host.and_then(|host| self.found_at_main(host)) {
+            Some(lookup) => self.looked_up(lookup),
+            None => self.no_lookup(reason),
         }
-        self.no_lookup(looked_up.map(drop))
+    }
+
+    /// Looks at machine and caller.
+    fn host(&self) -> Host {
+        hit::host(hit::Caller {
+            closed_stdio: self.inherited.closed_stdio,
+            ignored: &self.ignored,
+            blocked: self.inherited.mask.signals(),
+        })
     }
 
     /// Starts without an entry, since there is no key.
-    fn no_lookup(mut self, reason: Result<(), NoLookup>) -> u8 {
-        let Err(reason) = reason else { return self.start(Start::Plain) };
+    fn no_lookup(mut self, reason: NoLookup) -> u8 {
         match reason {
             // There is nothing to restore, or the start will say what is wrong.
             NoLookup::NoCache | NoLookup::NoEntry | NoLookup::NoProgram => {
@@ -167,20 +173,20 @@ impl Run {
         descriptors::reason_for_plain(&self.command, &unkept, std::process::id())
     }
 
-    /// Goes on with a key; `host` if there may be an entry at main as well.
-    fn looked_up(mut self, mut lookup: Box<Lookup>, host: Option<Host>) -> u8 {
+    /// Goes on with a key.
+    fn looked_up(mut self, mut lookup: Box<Lookup>) -> u8 {
         self.status.entry = Some(lookup.id());
         let found = match self.options.policy {
             Policy::Refresh => Found::Nothing,
             _ => lookup.find(),
         };
-        if !matches!(found, Found::Entry)
-            && let Some(host) = host
-            && let Some(at_main) = self.found_at_main(host)
-        {
-            return self.looked_up(at_main, None);
-        }
         let is_at_main = lookup.line().is_some();
+        if !matches!(found, Found::Entry)
+            && !is_at_main
+            && let Some(at_main) = self.found_at_main(lookup.host().clone())
+        {
+            return self.looked_up(at_main);
+        }
         self.status.timings_ms.lookup = ms(sys::start::age());
         match found {
             Found::Entry => match self.restore(&lookup) {

@@ -1,9 +1,9 @@
 //! Cold starts: as our child, or in our place.
 
-use std::ffi::{CString, NulError, OsStr};
+use std::ffi::{CString, NulError, OsStr, OsString};
 use std::io;
 use std::os::fd::RawFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -19,9 +19,6 @@ const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 
 /// Prepares to execute the command: everything is allocated here.
 pub fn prepare(command: &Command) -> Result<Exec, NulError> {
-    let strings = |list: &[std::ffi::OsString]| {
-        list.iter().map(|text| CString::new(text.clone().into_vec())).collect::<Result<_, _>>()
-    };
     let path = command.var("PATH").map(OsStr::as_bytes);
     let candidates = candidates(command.name().as_bytes(), path)
         .into_iter()
@@ -32,11 +29,12 @@ pub fn prepare(command: &Command) -> Result<Exec, NulError> {
 
 /// Prepares to execute one file with a command's arguments and environment.
 pub fn prepare_at(path: &Path, command: &Command) -> Result<Exec, NulError> {
-    let strings = |list: &[std::ffi::OsString]| {
-        list.iter().map(|text| CString::new(text.clone().into_vec())).collect::<Result<_, _>>()
-    };
     let path = CString::new(path.as_os_str().as_bytes())?;
     Ok(Exec::new(vec![path], strings(&command.argv)?, strings(&command.env)?))
+}
+
+fn strings(list: &[OsString]) -> Result<Vec<CString>, NulError> {
+    list.iter().map(|text| CString::new(text.as_bytes())).collect()
 }
 
 /// Starts a program as our child where its pids are unlikely to be taken

@@ -28,7 +28,7 @@ use crate::fingerprint::{Point, Stream};
 use crate::sys::process::{self, Inherited};
 
 /// How the reason of an entry ends that is used in spite of it.
-pub const STATEFUL: &str = "--allow-stateful";
+const STATEFUL: &str = "--allow-stateful";
 
 /// Makes the capture that this process is for; returns its exit status.
 pub fn main(command: &Command, options: &Options, streams: [Stream; 3]) -> u8 {
@@ -57,18 +57,18 @@ pub fn main(command: &Command, options: &Options, streams: [Stream; 3]) -> u8 {
             log.outcome(&made);
             let entry = Some(lookup.id());
             match made {
-                Ok(tier) => Report { entry, reason: tier.reason, captured: true },
+                Ok(tier) => Report { entry, reason: tier.reason.clone(), tier: Some(tier) },
                 Err(Failed { reason, noted }) => {
                     if noted {
                         lookup.note_refusal(&reason);
                     }
-                    Report { entry, reason: Some(reason), captured: false }
+                    Report { entry, reason: Some(reason), tier: None }
                 }
             }
         }
         Err(reason) => Report { reason: Some(chain(&reason)), ..Report::default() },
     };
-    let status = u8::from(!report.captured);
+    let status = u8::from(report.tier.is_none());
     log::print(&serde_json::to_string(&report).unwrap_or_default());
     status
 }

@@ -128,7 +128,8 @@ impl Trial {
     pub fn new(argv: Vec<String>) -> Self {
         let dir = tempfile::Builder::new().prefix("warmstart-trial-").tempdir().unwrap();
         let ready = format!("file:{}", dir.path().join("ready").display());
-        let options = vec!["--ready".to_owned(), ready];
+        // No second process that captures it at main beside a test.
+        let options = ["--at", "ready", "--ready", &ready].map(str::to_owned).into();
         Self {
             cache: dir.path().join("cache"),
             dir,

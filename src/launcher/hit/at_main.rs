@@ -19,7 +19,7 @@ impl Lookup {
 
     /// Says how warm the entry at main is that was found.
     pub fn tier(&self) -> Option<String> {
-        Some(self.entry.as_ref()?.meta().tier.as_ref()?.line())
+        Some(self.entry.as_ref()?.meta().at_main.as_ref()?.tier.line())
     }
 
     /// Returns where the agent's library is put.

@@ -5,11 +5,10 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::super::delivery::{self, AtMain};
 use super::super::inner::{self, Inner, Running};
 use super::super::probing::chain;
 use super::{NOTIFY_FILE, Notify};
-use crate::cache::{Cache, NewEntry, Staging};
+use crate::cache::{AtMain, Cache, NewEntry, Staging};
 use crate::command::Command;
 use crate::fingerprint::{self, DigestMemory, Fingerprint, Host, Point, Scope, explain};
 use crate::snapshot::Snapshot;
@@ -59,7 +58,7 @@ impl Draft {
         let mut digests = self.cache.digests();
         self.check_inputs(&mut digests)?;
         let Self { command, scope, host, began, .. } = &self;
-        let mut tier = None;
+        let mut at_main = None;
         match origin {
             Origin::Run { running, notified } => {
                 let inner = Inner::record(running, command, scope, host, *began, &mut digests)?;
@@ -70,10 +69,7 @@ impl Draft {
                     self.write(NOTIFY_FILE, &Notify { path, notified })?;
                 }
             }
-            Origin::Main(at_main) => {
-                self.write(delivery::FILE, &at_main)?;
-                tier = Some(at_main.tier);
-            }
+            Origin::Main(it) => at_main = Some(it),
         }
         let new = NewEntry {
             fingerprint: &self.fingerprint,
@@ -84,7 +80,7 @@ impl Draft {
             kernel: &self.host.kernel,
             engine: "native",
             capture_point: self.point.name(),
-            tier,
+            at_main,
             pid: snapshot.pid,
             threads: snapshot.threads,
             len_pages: snapshot.len_pages,

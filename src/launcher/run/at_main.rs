@@ -6,7 +6,6 @@ use super::super::hit::{self, Found, Lookup, NoLookup};
 use super::super::outcome::{Outcome, ms};
 use super::super::relay::{self, Ending, Relay};
 use super::super::stdio::{self, Tap};
-use super::super::training::STATEFUL;
 use super::super::{CapturePoint, OWN_FAILURE, Policy, spawn};
 use super::{Run, Start, end_like};
 use crate::fingerprint::{Host, Point};
@@ -24,7 +23,7 @@ impl Run {
             Ok(lookup) => {
                 self.later = streams;
                 self.log = Some(lookup.log_path());
-                self.looked_up(Box::new(lookup), None)
+                self.looked_up(Box::new(lookup))
             }
             Err(NoLookup::Unread(_)) => {
                 self.later = streams;
@@ -32,7 +31,7 @@ impl Run {
                 self.herald.detail("started cold: no entry yet; its files were never read");
                 self.start(Start::Followed)
             }
-            Err(error) => self.no_lookup(Err(error)),
+            Err(error) => self.no_lookup(error),
         }
     }
 
@@ -106,24 +105,25 @@ impl Run {
         match aside::start(&self.command, &self.options, &streams, &self.inherited, errand) {
             Ok(aside) if errand == Errand::Awaited => {
                 let report = self.waited_for(aside);
-                if report.captured {
+                if report.tier.is_some() {
                     self.status.outcome = Outcome::Captured;
                     self.status.engine = Some("native");
                 }
                 self.status.entry = report.entry.or(self.status.entry.take());
                 self.status.reason = report.reason;
                 self.herald.record(&self.status);
-                match &self.status.reason {
-                    Some(reason) if !report.captured => {
+                match (&report.tier, &self.status.reason) {
+                    (None, reason) => {
+                        let reason = reason.as_deref().unwrap_or("the second process ended");
                         self.herald.say(&format!("not captured at main: {reason}"));
                     }
-                    Some(reason) if reason.ends_with(STATEFUL) => {
-                        self.herald.say(&format!("captured at main: {reason}"));
+                    (Some(tier), None) => {
+                        self.herald.detail(&format!("captured at main: {}", tier.line()));
                     }
-                    Some(reason) => self.herald.say(&format!(
-                        "captured at main, not trained: {reason} (docs/tools.md; --refresh tries again)"
-                    )),
-                    None => self.herald.detail("captured at main"),
+                    // It is not what was asked for.
+                    (Some(tier), Some(_)) => {
+                        self.herald.say(&format!("captured at main: {}", tier.line()));
+                    }
                 }
             }
             Ok(_) => {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::super::delivery::{AGENT_FD, AtMain};
+use super::super::delivery::AGENT_FD;
 use super::super::hit::{Draft, Lookup, Origin};
 use super::super::{Options, Training};
 use super::Failed;
@@ -12,7 +12,7 @@ use super::fidelity::{self, Reference};
 use super::log::Log;
 use super::scratch::Scratch;
 use super::session::{self, Session, Setting};
-use crate::cache::{Staging, Tier, Warmth};
+use crate::cache::{AtMain, Staging, Tier, Warmth};
 use crate::command::Command;
 use crate::fingerprint::{JvmLine, Stream};
 use crate::jvm::agent::{self, Order};
