@@ -20,6 +20,17 @@ fn jdks() -> Vec<Jdk> {
     full_jdks().into_iter().filter(|jdk| [17, 25].contains(&jdk.release)).collect()
 }
 
+/// The same for tools that run for seconds: an ordinary run of the tests has
+/// time for the newest only.
+fn jdks_for_slow_tools() -> Vec<Jdk> {
+    let mut jdks = jdks();
+    jdks.sort_by_key(|jdk| std::cmp::Reverse(jdk.release));
+    if support::repetitions(1) == 1 {
+        jdks.truncate(1);
+    }
+    jdks
+}
+
 fn case(words: &[&str]) -> Case {
     Case::new(words)
 }
@@ -274,7 +285,7 @@ fn closure_does_what_it_does_cold() {
         case(&["--version"]),
         case(&["--nonsense"]),
     ];
-    let jdks = jdks();
+    let jdks = jdks_for_slow_tools();
     if jdks.is_empty() {
         skip!("there is neither a JDK 17 nor a JDK 25");
     }
@@ -285,9 +296,12 @@ fn closure_does_what_it_does_cold() {
         let ways =
             [Way { options: &[], first: first() }, Way { options: &["--train=2"], first: first() }];
         let what = format!("closure {}", jdk.release);
-        let tool = with_inputs(Tool::new(&[java, "-jar", jar]));
-        hold_against_cold(&what, tool, &cases, &ways);
-        if jdk.release >= 24 {
+        let warns = jdk.release >= 24;
+        if !warns || support::repetitions(1) > 1 {
+            let tool = with_inputs(Tool::new(&[java, "-jar", jar]));
+            hold_against_cold(&what, tool, &cases, &ways);
+        }
+        if warns {
             // The JVM's warning, once in each JVM, makes all training vain.
             let silent = "--sun-misc-unsafe-memory-access=allow";
             let tool = with_inputs(Tool::new(&[java, silent, "-jar", jar]));
@@ -318,7 +332,7 @@ fn openapi_generator_does_what_it_does_cold() {
         case(&["no-such-command"]),
         case(&[]),
     ];
-    let jdks = jdks();
+    let jdks = jdks_for_slow_tools();
     if jdks.is_empty() {
         skip!("there is neither a JDK 17 nor a JDK 25");
     }

@@ -128,8 +128,7 @@ impl Trial {
     pub fn new(argv: Vec<String>) -> Self {
         let dir = tempfile::Builder::new().prefix("warmstart-trial-").tempdir().unwrap();
         let ready = format!("file:{}", dir.path().join("ready").display());
-        // No second process that captures it at main beside a test.
-        let options = ["--at", "ready", "--ready", &ready].map(str::to_owned).into();
+        let options = vec!["--ready".to_owned(), ready];
         Self {
             cache: dir.path().join("cache"),
             dir,
@@ -222,7 +221,8 @@ impl Trial {
             }
         };
         command
-            .arg("--status-file")
+            // No second process that captures it at main beside a test.
+            .args(["--at", "ready", "--status-file"])
             .arg(self.path(status))
             .args(&self.options)
             .args(options)

@@ -271,18 +271,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Cuts what comes from a socket into messages.
-///
-/// ```
-/// use warmstart::jvm::agent::{FrameReader, Report};
-///
-/// let mut reader = FrameReader::default();
-/// reader.feed(&[1, 0, 0]);
-/// assert_eq!(reader.next(), Ok(None));
-/// reader.feed(&[0, b'R']);
-/// let body = reader.next().unwrap().unwrap();
-/// assert_eq!(Report::decode(&body), Ok(Report::Ready));
-/// ```
+/// Cuts what comes from a socket into messages, wherever reads part them.
 #[derive(Debug, Default)]
 pub struct FrameReader {
     bytes: Vec<u8>,
