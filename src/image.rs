@@ -107,6 +107,15 @@ pub struct Task {
     pub threads: Vec<Thread>,
 }
 
+impl Task {
+    /// Whether it has ended and waits to be reaped: it has nothing but its ids
+    /// and one core entry then.
+    pub fn has_ended(&self) -> bool {
+        let core = self.threads.first().and_then(|thread| thread.core.tc.as_ref());
+        core.is_some_and(|core| matches!(core.task_state, task_state::DEAD | task_state::ZOMBIE))
+    }
+}
+
 /// One thread.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub struct Thread {
@@ -188,7 +197,8 @@ impl Set {
 
     /// Returns the pagemaps of all tasks and of shared memory.
     pub fn pagemaps(&self) -> impl Iterator<Item = &Pagemap> {
-        let tasks = self.tasks.iter().map(|task| &task.pagemap);
+        let living = self.tasks.iter().filter(|task| !task.has_ended());
+        let tasks = living.map(|task| &task.pagemap);
         tasks.chain(self.shmem.iter().map(|shmem| &shmem.pagemap))
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::image::{PAGES_FILE, Set};
+use crate::image::{PAGES_FILE, Set, pages_file};
 use crate::restore::plan::Plan;
 use crate::restore::planner::{self, Facts};
 use crate::trace::{Group, Remote, Scratch, TraceError, find_gate, rewind_interrupted};
@@ -25,6 +25,7 @@ mod files;
 mod memory;
 mod process;
 mod threads;
+mod tree;
 mod vmas;
 
 /// What happens to the program once its state is read.
@@ -38,8 +39,17 @@ pub enum After {
     Kill,
 }
 
+/// Whether a process is captured with its children.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Children {
+    /// They belong to the program: all below it is captured.
+    Captured,
+    /// It is to have none; they may be about to end.
+    Refused,
+}
+
 /// What to capture, and where to.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Capture<'a> {
     /// The process, a child of ours or any process that may be traced.
     pub pid: i32,
@@ -58,6 +68,8 @@ pub struct Capture<'a> {
     /// When it was started, by the real-time clock, taken just before; `None`
     /// if only the kernel knows, to 10 ms.
     pub started: Option<SystemTime>,
+    /// Whether its children are captured, too.
+    pub children: Children,
     /// What happens to the program afterwards.
     pub after: After,
 }
@@ -184,9 +196,10 @@ impl From<TraceError> for Refusal {
 #[derive(Debug)]
 pub struct Frozen {
     set: Set,
-    facts: Facts,
+    /// Of each process that lives, in the order of the set.
+    facts: Vec<Facts>,
     dir: PathBuf,
-    pages: File,
+    pages: Vec<File>,
     len_pages: u64,
     dependencies: Vec<PathBuf>,
     freeze: Duration,
@@ -202,9 +215,11 @@ pub struct Snapshot {
     pub freeze: Duration,
     /// The pid of the program, which a restore brings back.
     pub pid: i32,
-    /// The number of its threads.
+    /// The number of its processes, those included that wait to be reaped.
+    pub processes: usize,
+    /// The number of threads of all of them.
     pub threads: usize,
-    /// The number of bytes in `pages-1.img`.
+    /// The number of bytes in `pages-*.img`.
     pub len_pages: u64,
     /// `mapped` or `copied`: how a restore brings memory back.
     pub page_mode: &'static str,
@@ -215,8 +230,11 @@ pub struct Snapshot {
 /// Must run in a process that may trace it: its parent.
 pub fn freeze(capture: &Capture<'_>) -> Result<Frozen, Refusal> {
     process::check(capture.pid)?;
-    // A thread in vfork(2) cannot be stopped: better not to try.
-    process::check_children(capture.pid)?;
+    match capture.children {
+        // A thread in vfork(2) cannot be stopped: better not to try.
+        Children::Captured => tree::check(capture.pid)?,
+        Children::Refused => process::check_children(capture.pid)?,
+    }
     // With this thread ends every trace that an error leaves ([`Group::stop`]).
     std::thread::scope(|scope| {
         let tracer = std::thread::Builder::new().name("warmstart-trace".into());
@@ -228,21 +246,25 @@ pub fn freeze(capture: &Capture<'_>) -> Result<Frozen, Refusal> {
 }
 
 fn freeze_here(capture: &Capture<'_>) -> Result<Frozen, Refusal> {
-    let pages = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(capture.dir.join(PAGES_FILE))
-        .map_err(|error| unwritable(capture.dir, &error))?;
     let started = Instant::now();
-    let group = Group::stop(capture.pid)?;
-    let read = read(capture, &group, &pages);
+    let stopped = match capture.children {
+        Children::Captured => tree::stop(capture.pid)?,
+        Children::Refused => {
+            let group = Group::stop(capture.pid)?;
+            process::check_children(capture.pid)?;
+            vec![tree::Process::alone(group)]
+        }
+    };
+    let read = read_all(capture, &stopped);
     if read.is_ok() {
-        finish(capture, &group)?;
+        // The children first: the end of their parent is nothing to them then.
+        for group in stopped.iter().rev().filter_map(tree::Process::group) {
+            finish(capture.after, group)?;
+        }
     }
-    group.resume();
+    drop(stopped);
     let freeze = started.elapsed();
-    let (set, facts, len_pages, dependencies) = read?;
+    let ReadState { set, facts, pages, len_pages, dependencies } = read?;
     Ok(Frozen { set, facts, dir: capture.dir.into(), pages, len_pages, dependencies, freeze })
 }
 
@@ -250,17 +272,66 @@ fn unwritable(dir: &Path, error: &dyn std::fmt::Display) -> Refusal {
     Refusal::lasting(format!("writing the image to {}: {error}", dir.display()))
 }
 
-type ReadState = (Set, Facts, u64, Vec<PathBuf>);
+/// What was read of all processes.
+#[derive(Default)]
+struct ReadState {
+    set: Set,
+    facts: Vec<Facts>,
+    pages: Vec<File>,
+    len_pages: u64,
+    dependencies: Vec<PathBuf>,
+}
 
-/// Reads everything while the process stands still.
-fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState, Refusal> {
-    process::check_children(group.pid())?;
+/// Reads everything while the processes stand still.
+fn read_all(capture: &Capture<'_>, stopped: &[tree::Process]) -> Result<ReadState, Refusal> {
+    tree::check_apart(stopped)?;
+    let pids: Vec<i32> = stopped.iter().filter_map(tree::Process::group).map(Group::pid).collect();
+    let family = files::survey(&pids)?;
+    let mut state = ReadState::default();
+    let mut files = files::Files::default();
+    for (index, process) in stopped.iter().enumerate() {
+        let Some(group) = process.group() else {
+            tree::add_ended(process, &mut state.set)?;
+            continue;
+        };
+        let name = pages_file(index as u32 + 1);
+        let pages = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(capture.dir.join(name))
+            .map_err(|error| unwritable(capture.dir, &error))?;
+        let own = Capture { pid: group.pid(), ..*capture };
+        let place = encode::Place { root: capture.pid, parent: process.parent(), index };
+        let (set, facts, len) = read(&own, group, &pages, &family, &mut files, place)?;
+        tree::merge(set, &mut state.set);
+        state.facts.push(facts);
+        state.pages.push(pages);
+        state.len_pages += len;
+    }
+    let shared = files.finish(&mut state.set);
+    for facts in &mut state.facts {
+        facts.written.clone_from(&shared.written);
+    }
+    state.dependencies = shared.dependencies;
+    Ok(state)
+}
+
+/// Reads everything of one process.
+fn read(
+    capture: &Capture<'_>,
+    group: &Group,
+    pages: &File,
+    family: &files::Family,
+    files: &mut files::Files,
+    place: encode::Place,
+) -> Result<(Set, Facts, u64), Refusal> {
     process::check_shutdown(group)?;
     process::check_rights(group)?;
     let gate = find_gate(group)?;
     let mut remote = Remote::borrow(group.leader(), gate)?;
     let scratch = Scratch::map(&mut remote, capture.pid)?;
-    let calls = by_calls(group, remote, &scratch, gate);
+    let calls = by_calls(group, remote, &scratch, gate, place);
     // Before anything can fail, and before the areas are listed: the page was
     // never there.
     let mut remote = Remote::borrow(group.leader(), gate)?;
@@ -270,7 +341,7 @@ fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState,
     let path = format!("/proc/{}/smaps", capture.pid);
     let smaps = fs::read(&path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
     let vmas = vmas::parse(&smaps, PAGES_FILE)?;
-    let files = files::read(capture)?;
+    files::read(capture, family, files)?;
     let dumped = memory::dump(
         capture.pid,
         &vmas,
@@ -279,7 +350,7 @@ fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState,
     let len_pages = dumped.len;
     let may_map_code = nix::sys::statvfs::fstatvfs(pages)
         .is_ok_and(|mount| !mount.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC));
-    let changed = changed::read(capture, group, &asked)?;
+    let changed = changed::read(capture, group, &asked, place.root)?;
     let parts = encode::Parts {
         group,
         task,
@@ -290,9 +361,10 @@ fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState,
         pages: dumped,
         may_map_code,
         changed,
+        place,
     };
-    let (set, facts, dependencies) = encode::encode(parts)?;
-    Ok((set, facts, len_pages, dependencies))
+    let (set, facts) = encode::encode(parts)?;
+    Ok((set, facts, len_pages))
 }
 
 type ByCalls = (
@@ -308,8 +380,14 @@ fn by_calls(
     mut remote: Remote<'_>,
     scratch: &Scratch,
     gate: u64,
+    place: encode::Place,
 ) -> Result<ByCalls, Refusal> {
     let task = process::read(group, &mut remote, scratch)?;
+    let death_signal = match group.pid() == place.root {
+        // Of the root it is the launcher's affair.
+        true => None,
+        false => Some(tree::death_signal(&mut remote, scratch)?),
+    };
     let mm = encode::MmCalls::read(&mut remote)?;
     let mut asked = changed::Asked::read(&mut remote)?;
     drop(remote);
@@ -319,40 +397,52 @@ fn by_calls(
         asked.timer_slack.insert(thread.tid(), timer_slack);
         threads.push(crate::image::Thread { tid: thread.tid() as u32, core });
     }
+    if let Some(core) = threads.first_mut().and_then(|leader| leader.core.thread_core.as_mut()) {
+        core.pdeath_sig = death_signal;
+    }
     Ok((task, mm, threads, asked))
 }
 
 /// Prepares the process for what comes after the capture.
-fn finish(capture: &Capture<'_>, group: &Group) -> Result<(), Refusal> {
+fn finish(after: After, group: &Group) -> Result<(), Refusal> {
     for thread in group.threads() {
         let mut regs = thread.registers()?;
         rewind_interrupted(thread, &mut regs)?;
     }
-    let signal = match capture.after {
+    let signal = match after {
         After::Run => return Ok(()),
         After::Stop => Signal::SIGSTOP,
         After::Kill => Signal::SIGKILL,
     };
-    kill(nix::unistd::Pid::from_raw(capture.pid), signal)
-        .map_err(|error| Refusal::lasting(format!("process {}: {error}", capture.pid)))
+    let pid = group.pid();
+    kill(nix::unistd::Pid::from_raw(pid), signal)
+        .map_err(|error| Refusal::lasting(format!("process {pid}: {error}")))
 }
 
 impl Frozen {
     /// Writes the image set and the plan, and syncs them.
     pub fn write(self) -> Result<Snapshot, Refusal> {
-        let plan = planner::compile(&self.set, &self.facts)
+        let plans = planner::compile_all(&self.set, &self.facts)
             .map_err(|error| Refusal::lasting(format!("compiling the plan: {error}")))?;
-        self.set.write(&self.dir).map_err(|error| unwritable(&self.dir, &error))?;
-        plan.write(&self.dir).map_err(|error| unwritable(&self.dir, &error))?;
-        self.pages.sync_all().map_err(|error| unwritable(&self.dir, &error))?;
-        let task = self.set.tasks.first();
+        let failed = |error: &dyn std::fmt::Display| unwritable(&self.dir, error);
+        self.set.write(&self.dir).map_err(|error| failed(&error))?;
+        for (index, plan) in plans.iter().enumerate() {
+            let written =
+                if index == 0 { plan.write(&self.dir) } else { plan.write_part(&self.dir) };
+            written.map_err(|error| failed(&error))?;
+        }
+        for pages in &self.pages {
+            pages.sync_all().map_err(|error| failed(&error))?;
+        }
+        let tasks = &self.set.tasks;
         Ok(Snapshot {
             dependencies: self.dependencies,
             freeze: self.freeze,
-            pid: task.map_or(0, |task| task.pid as i32),
-            threads: task.map_or(0, |task| task.threads.len()),
+            pid: tasks.first().map_or(0, |task| task.pid as i32),
+            processes: tasks.len(),
+            threads: tasks.iter().map(|task| task.threads.len()).sum(),
             len_pages: self.len_pages,
-            page_mode: self.facts.page_mode.name(),
+            page_mode: self.facts.first().map_or("", |facts| facts.page_mode.name()),
         })
     }
 }

@@ -12,7 +12,7 @@ use super::run::Pids;
 use crate::failure::{Failure, status};
 use crate::image::{self, Set};
 use crate::restore::plan::{Plan, PlanError};
-use crate::snapshot::{self, After, Capture, StdinAtStart, StdioOrigin};
+use crate::snapshot::{self, After, Capture, Children, StdinAtStart, StdioOrigin};
 use crate::{launcher, restore, ui};
 
 /// How long a restore may take; there is no cold start to fall back to, and
@@ -103,6 +103,7 @@ fn dump(arguments: &DumpArguments) -> Result<u8, Failure> {
         stdio: [StdioOrigin::Programs; 3],
         stdin: StdinAtStart::Other,
         started: None,
+        children: Children::Captured,
         after,
     };
     let snapshot =

@@ -41,6 +41,10 @@ pub(super) fn check(set: &Set) -> Checked {
     let files = files(set)?;
     let mut pages = BTreeSet::new();
     for task in &set.tasks {
+        if task.has_ended() {
+            ended(set, task)?;
+            continue;
+        }
         threads(set, task)?;
         memory::check(&files, task)?;
         descriptors(&files, task)?;
@@ -214,6 +218,20 @@ fn threads(set: &Set, task: &Task) -> Checked {
         }
     }
     Ok(())
+}
+
+/// A process that waits to be reaped.
+fn ended(set: &Set, task: &Task) -> Checked {
+    let name = kind::CORE.numbered(task.pid);
+    require(task.threads.len() == 1, &name, || "has ended, but not its threads".into())?;
+    require(set.pstree.iter().all(|process| process.ppid != task.pid), &name, || {
+        "has ended and has children".into()
+    })?;
+    let Some(core) = &task.threads[0].core.tc else {
+        return Err(ImageError::new(&name, "tc is missing"));
+    };
+    require(core.exit_code <= 0xffff, &name, || format!("{:#x} is no status", core.exit_code))?;
+    comm(&name, &core.comm)
 }
 
 /// What only the leader's core file has.

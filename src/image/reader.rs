@@ -18,7 +18,6 @@ use super::proto::{
 };
 use super::{
     GhostContent, GhostFile, ImageError, Pagemap, Queued, Set, Shmem, Task, Thread, pages_file,
-    task_state,
 };
 
 /// Reads every file of the set but the pages.
@@ -160,12 +159,12 @@ impl<'a> Dir<'a> {
         for &tid in &process.threads {
             threads.push(Thread { tid, core: self.one(&kind::CORE, kind::CORE.numbered(tid))? });
         }
-        let state = threads.first().and_then(|leader: &Thread| leader.core.tc.as_ref());
-        let state = state.map_or(task_state::ALIVE, |core| core.task_state);
-        if matches!(state, task_state::DEAD | task_state::ZOMBIE) {
-            let what = format!("process {pid} had ended, which is not supported");
-            return Err(ImageError::new(&kind::CORE.numbered(pid), what));
+        let ended = Task { pid, threads, ..Task::default() };
+        if ended.has_ended() {
+            // Nothing else is left of it.
+            return Ok(ended);
         }
+        let threads = ended.threads;
         let ids: TaskKobjIdsEntry = self.one(&kind::IDS, kind::IDS.numbered(pid))?;
         let fdinfo = kind::FDINFO.numbered(ids.files_id);
         Ok(Task {

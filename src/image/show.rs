@@ -127,6 +127,9 @@ fn show_task(task: &Task, out: &mut dyn Write) -> io::Result<()> {
     for thread in &task.threads {
         section(out, &kind::CORE.numbered(thread.tid), &thread.core)?;
     }
+    if task.has_ended() {
+        return Ok(());
+    }
     section(out, &kind::IDS.numbered(task.pid), &task.ids)?;
     mm(out, task)?;
     pagemap(out, &kind::PAGEMAP.numbered(task.pid), &task.pagemap)?;

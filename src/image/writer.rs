@@ -88,6 +88,12 @@ pub(super) fn write(set: &Set, dir: &Path) -> Result<(), ImageError> {
 fn tasks(set: &Set, dir: &Path) -> Result<(), ImageError> {
     let mut tables = BTreeMap::new();
     for task in &set.tasks {
+        if task.has_ended() {
+            for thread in &task.threads {
+                one(dir, &kind::CORE, kind::CORE.numbered(thread.tid), &thread.core)?;
+            }
+            continue;
+        }
         one(dir, &kind::IDS, kind::IDS.numbered(task.pid), &task.ids)?;
         one(dir, &kind::MM, kind::MM.numbered(task.pid), &task.mm)?;
         one(dir, &kind::FS, kind::FS.numbered(task.pid), &task.fs)?;

@@ -14,7 +14,7 @@ use super::probing::Probing;
 use crate::pids::placing::Placed;
 use crate::privilege;
 use crate::readiness::{NotifySocket, Source};
-use crate::snapshot::{self, After, FileId, Refusal, StdinAtStart, StdioOrigin};
+use crate::snapshot::{self, After, Children, FileId, Refusal, StdinAtStart, StdioOrigin};
 use crate::sys::process;
 
 /// The key of a command that is started cold.
@@ -160,6 +160,7 @@ impl Parts for Native {
             stdio: self.stdio,
             stdin: self.stdin,
             started: Some(self.started),
+            children: Children::Captured,
             after: After::Run,
         });
         match frozen {

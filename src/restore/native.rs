@@ -4,8 +4,8 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-use super::host::{self, Clock, Host};
-use super::plan::{Operation, Plan};
+use super::host::{self, Clock, Host, Move};
+use super::plan::{Operation, Plan, PlanError};
 use super::program::{Births, Surroundings};
 use super::{CannotRestore, Request, Restored};
 use crate::pids::{self, PositionError, Positioner, Strategy, range};
@@ -16,11 +16,13 @@ use crate::sys::tty;
 mod leaving;
 mod slots;
 mod stage;
+mod tree;
 mod turns;
 
 use leaving::{is_leaving, is_unreaped};
 use slots::Slots;
 use stage::Stage;
+use tree::Others;
 use turns::Turns;
 
 fn unusable(what: impl Into<String>) -> CannotRestore {
@@ -40,13 +42,14 @@ const PAUSE_WITH_LEAVING: Duration = Duration::from_micros(500);
 pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
     let started = Instant::now();
     // Once for all ways and tries.
-    let plan =
-        Plan::read_with(request.dir, request.plan).map_err(
-            |error| match std::error::Error::source(&error) {
-                Some(source) => unusable(format!("{error}: {source}")),
-                None => unusable(error.to_string()),
-            },
-        )?;
+    let unreadable = |error: PlanError| match std::error::Error::source(&error) {
+        Some(source) => unusable(format!("{error}: {source}")),
+        None => unusable(error.to_string()),
+    };
+    let plan = Plan::read_with(request.dir, request.plan).map_err(unreadable)?;
+    let parts = plan.read_parts(request.dir, request.plan).map_err(unreadable)?;
+    let family = Family { plan, parts };
+    let plan = &family;
     let mut first = None;
     let suits = |strategy: &&Strategy| {
         // Clocks of its own are those of a namespace.
@@ -54,16 +57,16 @@ pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
     };
     for strategy in request.pids.iter().filter(suits) {
         let result = match strategy {
-            Strategy::SetTid => by_set_tid(request, &plan, started),
-            Strategy::LastPid => by_turns(request, &plan, started, *strategy, Positioner::last_pid),
+            Strategy::SetTid => by_set_tid(request, plan, started),
+            Strategy::LastPid => by_turns(request, plan, started, *strategy, Positioner::last_pid),
             // Without any privilege `/proc/PID/exe` stays ours: only for who
             // asks for it.
             Strategy::Cycle if request.pids.len() > 1 && !privilege::may_choose_pids() => continue,
             Strategy::Cycle => {
                 let cycle = || Positioner::cycle(request.pid_budget);
-                by_turns(request, &plan, started, *strategy, cycle)
+                by_turns(request, plan, started, *strategy, cycle)
             }
-            Strategy::Namespace => beside_copies(request, &plan, started),
+            Strategy::Namespace => beside_copies(request, plan, started),
         };
         let result = result.map_err(|reason| match reason {
             CannotRestore::Raced { step, errno } => CannotRestore::Step { step, errno },
@@ -91,6 +94,27 @@ pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
     Err(first.unwrap_or(CannotRestore::NotPermitted))
 }
 
+/// The plans of all processes that live.
+struct Family {
+    /// The root's.
+    plan: Plan,
+    /// The others'.
+    parts: Vec<Plan>,
+}
+
+impl Family {
+    fn plans(&self) -> impl Iterator<Item = &Plan> {
+        [&self.plan].into_iter().chain(&self.parts)
+    }
+
+    /// Returns every id of a process or thread.
+    fn tids(&self) -> impl Iterator<Item = i32> {
+        let ended = self.plan.file().tree.iter().filter(|kin| kin.ended.is_some());
+        let threads = self.plans().flat_map(|plan| &plan.file().threads);
+        threads.map(|thread| thread.tid).chain(ended.map(|kin| kin.pid))
+    }
+}
+
 /// How often a restore is tried that met another copy of its program, and the
 /// pause before the second try.
 const MEETINGS: u32 = 8;
@@ -101,7 +125,7 @@ const PAUSE_AFTER_MEETING: Duration = Duration::from_millis(1);
 /// the name that the others use.
 fn beside_copies(
     request: &Request<'_>,
-    plan: &Plan,
+    plan: &Family,
     started: Instant,
 ) -> Result<Restored, CannotRestore> {
     let mut pause = PAUSE_AFTER_MEETING;
@@ -120,7 +144,7 @@ fn beside_copies(
 
 fn by_set_tid(
     request: &Request<'_>,
-    plan: &Plan,
+    plan: &Family,
     started: Instant,
 ) -> Result<Restored, CannotRestore> {
     // Cheaper to know now than from clone3; whether there is a clone3, only it
@@ -149,13 +173,17 @@ const TURNS: u32 = 20;
 /// Restores with pids that are made the next one, one after the other.
 fn by_turns(
     request: &Request<'_>,
-    plan: &Plan,
+    plan: &Family,
     started: Instant,
     strategy: Strategy,
     positioner: impl Fn() -> Result<Positioner, PositionError>,
 ) -> Result<Restored, CannotRestore> {
     if strategy.check_cheaply().is_err() {
         return Err(CannotRestore::NotPermitted);
+    }
+    if !plan.plan.file().tree.is_empty() {
+        let what = format!("{strategy} does not make trees of processes");
+        return Err(CannotRestore::PidNotReached(what));
     }
     let mut turn = 0;
     loop {
@@ -194,29 +222,28 @@ impl Way<'_> {
 /// How long the release may take: what the caller grants, and for pages that
 /// are copied the time that a slow machine needs for it. Mapped pages are not
 /// read.
-fn deadline(request: &Request<'_>, plan: &Plan) -> Duration {
+fn deadline(request: &Request<'_>, family: &Family) -> Duration {
     /// What is copied in a second at the least, in bytes.
     const SLOW_COPY: u64 = 500_000_000;
-    let file = plan.file();
-    let copied = if file.mapped { 0 } else { file.len_pages };
+    let copied = family.plans().map(Plan::file).filter(|file| !file.mapped);
+    let copied: u64 = copied.map(|file| file.len_pages).fold(0, u64::saturating_add);
     request.deadline.saturating_add(Duration::from_millis(copied / (SLOW_COPY / 1000)))
 }
 
 fn attempt(
     request: &Request<'_>,
-    plan: &Plan,
+    family: &Family,
     way: Way<'_>,
     started: Instant,
 ) -> Result<Restored, CannotRestore> {
+    let plan = &family.plan;
     let strategy = way.strategy();
     let enclosed = strategy == Strategy::Namespace;
     match strategy {
-        Strategy::Namespace => suits_a_namespace(plan)?,
+        Strategy::Namespace => suits_a_namespace(family)?,
         // Before anything is made: what the plan says may have been written by
         // anybody, and these numbers are what the capability is used for.
-        Strategy::SetTid | Strategy::LastPid => {
-            range::check(plan.file().threads.iter().map(|thread| thread.tid))?;
-        }
+        Strategy::SetTid | Strategy::LastPid => range::check(family.tids())?,
         // What comes up by itself is nobody's choice.
         Strategy::Cycle => {}
     }
@@ -224,19 +251,18 @@ fn attempt(
     if !enclosed && host.has_other_clocks(plan) {
         return Err(CannotRestore::OtherBoot);
     }
-    if let Some(reason) = host.refuses(plan) {
+    if let Some(reason) = family.plans().find_map(|plan| host.refuses(plan)) {
         return Err(unusable(format!("the image cannot be used: {reason}")));
     }
-    let kernel_areas = host::kernel_moves(plan)
-        .ok_or_else(|| unusable("the kernel's own memory areas are others than in the image"))?;
+    let kernel_areas = kernel_moves(plan)?;
     let closed: Vec<RawFd> =
         (0..).zip(request.closed_stdio).filter(|(_, closed)| *closed).map(|(fd, _)| fd).collect();
-    let slots = Slots::open(request, plan)?;
+    let slots = Slots::open(request, plan, tree::spare(family))?;
     let turns = match way {
         Way::Turns(..) => Some(Turns::open(plan)?),
         _ => None,
     };
-    let surroundings = Surroundings {
+    let mut surroundings = Surroundings {
         parent: if enclosed { 0 } else { std::process::id() as i32 },
         kernel_areas: &kernel_areas,
         pages: slots.pages.as_raw_fd(),
@@ -249,8 +275,13 @@ fn attempt(
         ignored: request.ignored,
         capabilities: privilege::of_a_cold_start(),
         nofile: slots.nofile.as_ref().map(|limit| limit.before),
+        role: None,
     };
+    let mut others = Others::set_up(request, family, &surroundings)?;
+    let role = others.role_of_root(family);
+    surroundings.role = role.as_ref();
     let stage = Stage::set_up(plan, &surroundings)?;
+    others.share_report(&stage)?;
     let before_clone = started.elapsed();
     let (pid, enclosure) = match way {
         Way::Namespace => {
@@ -261,16 +292,18 @@ fn attempt(
         Way::SetTid => (stage.start(plan)?, None),
         Way::Turns(_, positioner) => {
             let turns = turns.expect("made for this way");
-            (stage.start_by_turns(plan, turns, positioner, deadline(request, plan))?, None)
+            (stage.start_by_turns(plan, turns, positioner, deadline(request, family))?, None)
         }
     };
     // The child's ends are the child's alone: its death closes them.
     let reader = slots.into_reader();
-    if let Err(error) = stage.wait(plan, pid, reader, deadline(request, plan)) {
+    let (others, readers) = others.into_readers();
+    let waited = stage.wait(pid, reader, &readers, deadline(request, family));
+    if let Err(failure) = waited {
         if let Some(enclosure) = enclosure {
             enclosure.leave();
         }
-        return Err(error);
+        return Err(failure.unwrap_or_else(|| others.failure(&stage, family)));
     }
     Ok(Restored {
         pid,
@@ -282,14 +315,22 @@ fn attempt(
     })
 }
 
+fn kernel_moves(plan: &Plan) -> Result<Vec<Move>, CannotRestore> {
+    let moves = host::kernel_moves(plan);
+    moves.ok_or_else(|| unusable("the kernel's own memory areas are others than in the image"))
+}
+
 /// Refuses what a pid namespace would not hold as it was.
 ///
 /// A program that leads a process group on a terminal looks after the groups
 /// of others there: it asks whose turn it is (`tcgetpgrp(3)`) and gives it
 /// (`tcsetpgrp(3)`). From inside, all groups outside are 0.
-fn suits_a_namespace(plan: &Plan) -> Result<(), CannotRestore> {
+fn suits_a_namespace(family: &Family) -> Result<(), CannotRestore> {
     let leads_group = |operation: &Operation| i64::from(operation.number) == libc::SYS_setpgid;
-    if plan.file().operations.iter().any(leads_group) && tty::is_controlled() {
+    let file = family.plan.file();
+    // A group of a session of the tree's own has no terminal.
+    let groups = file.tree.iter().any(|kin| kin.group.is_some());
+    if (groups || file.operations.iter().any(leads_group)) && tty::is_controlled() {
         return Err(CannotRestore::NotInNamespace(
             "it leads a process group of its own on a terminal",
         ));
@@ -300,7 +341,7 @@ fn suits_a_namespace(plan: &Plan) -> Result<(), CannotRestore> {
             "the caller's capabilities mean nothing in a user namespace of its own",
         ));
     }
-    if plan.file().threads.iter().any(|thread| thread.tid == 1) {
+    if family.tids().any(|tid| tid == 1) {
         return Err(CannotRestore::NotInNamespace("its pid is 1, which is the init's there"));
     }
     Ok(())

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 mod check;
+mod kin;
 mod operation;
 mod show;
 mod stored;
@@ -25,14 +26,22 @@ pub mod format {
 
 pub use check::AT_FDCWD;
 pub use format::kernel_area::Kind as KernelAreaKind;
-pub use format::{Clocks, GivenDescriptor, KernelArea, MemoryMap};
+pub use format::{Clocks, GivenDescriptor, KernelArea, Kin, MemoryMap, Shared};
+pub use kin::MAX_SHARED;
 pub use operation::{Arg, Check, Operation};
 pub use stored::{PlanFile, ThreadPlan};
 
-/// The name of the plan in an entry's image directory.
+/// The name of the plan in an entry's image directory: that of the root, if it
+/// is a tree of processes.
 pub const PLAN_FILE: &str = "plan";
+
+/// Returns the name of the plan of another process of a tree.
+pub fn part_file(pid: i32) -> String {
+    format!("{PLAN_FILE}-{pid}")
+}
+
 /// The version of the format; a plan of another one is not used.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 const MAGIC: [u8; 8] = *b"WSPLAN\r\n";
 const LEN_HEADER: usize = 8 + 4 + 4 + 8 + 32;
 /// A plan is some 100 KB; logs that it carries can make it larger.
@@ -112,11 +121,16 @@ impl Plan {
 
     /// Writes the plan into an image directory, and syncs it.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(dir.join(PLAN_FILE))?;
+        self.write_as(&dir.join(PLAN_FILE))
+    }
+
+    /// The same for a process of a tree that is not its root.
+    pub fn write_part(&self, dir: &Path) -> io::Result<()> {
+        self.write_as(&dir.join(part_file(self.pid())))
+    }
+
+    fn write_as(&self, path: &Path) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(&self.encode())?;
         file.sync_all()
     }
@@ -128,7 +142,23 @@ impl Plan {
 
     /// The same with what is known of its bytes.
     pub fn read_with(dir: &Path, trust: Bytes) -> Result<Self, PlanError> {
-        let path = dir.join(PLAN_FILE);
+        Self::read_as(dir.join(PLAN_FILE), trust)
+    }
+
+    /// Reads the plans of the other processes of a tree whose root has this
+    /// plan, in the order of the tree; those that have ended have none.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; if they are not plans of this tree.
+    pub fn read_parts(&self, dir: &Path, trust: Bytes) -> Result<Vec<Self>, PlanError> {
+        let living = self.0.tree.iter().skip(1).filter(|kin| kin.ended.is_none());
+        let parts = living.map(|kin| Self::read_as(dir.join(part_file(kin.pid)), trust));
+        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        kin::check_parts(self, &parts).map_err(PlanError::Damaged)?;
+        Ok(parts)
+    }
+
+    fn read_as(path: PathBuf, trust: Bytes) -> Result<Self, PlanError> {
         let unreadable = |source| PlanError::Unreadable { path: path.clone(), source };
         // A FIFO in its place is not waited for.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);

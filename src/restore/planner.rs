@@ -22,6 +22,7 @@ mod descriptors;
 mod memory;
 mod process;
 mod threads;
+mod tree;
 
 pub use changed::{Changed, LEN_CPUS, Leads, Scheduling};
 
@@ -193,6 +194,8 @@ struct Planner<'a> {
     recreated: Vec<Vec<u8>>,
     /// Pipes that the plan has made already.
     made_pipes: Vec<u32>,
+    /// What the process has to do with others.
+    family: Option<&'a tree::Family>,
 }
 
 impl Planner<'_> {
@@ -221,6 +224,24 @@ pub fn compile(set: &Set, facts: &Facts) -> Result<Plan, PlannerError> {
         let what = format!("an image of {} processes", set.tasks.len());
         return Err(PlannerError::Unsupported(what));
     };
+    compile_task(set, task, facts, None)
+}
+
+/// Compiles the plans of an image, the root's first; `facts` are of the
+/// processes that live, in the order of the image.
+pub fn compile_all(set: &Set, facts: &[Facts]) -> Result<Vec<Plan>, PlannerError> {
+    match (&set.tasks[..], facts) {
+        ([_], [facts]) => compile(set, facts).map(|plan| vec![plan]),
+        _ => tree::compile(set, facts),
+    }
+}
+
+fn compile_task(
+    set: &Set,
+    task: &Task,
+    facts: &Facts,
+    family: Option<&tree::Family>,
+) -> Result<Plan, PlannerError> {
     let mut planner = Planner {
         files: set.files.iter().map(|file| (file.id, file)).collect(),
         written: facts.written.iter().map(|written| (written.id, &written.policy)).collect(),
@@ -230,13 +251,16 @@ pub fn compile(set: &Set, facts: &Facts) -> Result<Plan, PlannerError> {
         operations: Vec::new(),
         recreated: Vec::new(),
         made_pipes: Vec::new(),
+        family,
     };
     // Files get the permissions that they had, whatever the caller's mask is;
     // the program's own mask comes last.
     planner.may(libc::SYS_umask, &[value(0)]);
+    let shared = planner.shared_descriptions(task)?;
     let (kernel_areas, len_pages) = planner.memory(task)?;
     planner.signals(task)?;
     let fd_ceiling = planner.descriptors(task, &set.file_locks)?;
+    let fd_ceiling = shared.map_or(fd_ceiling, |shared| shared.first_fd + shared.count);
     let nofile = planner.process(task)?;
     let threads = planner.threads(task)?;
     let mm = &task.mm;
@@ -269,7 +293,7 @@ pub fn compile(set: &Set, facts: &Facts) -> Result<Plan, PlannerError> {
         len_pages,
         mapped: facts.page_mode == PageMode::Mapped,
         kernel_areas,
-        places: places(task, len_place)?,
+        places: places(task, len_place, family.map_or(0, |family| family.turn(task)))?,
         len_place,
         fd_ceiling,
         given: facts
@@ -288,6 +312,9 @@ pub fn compile(set: &Set, facts: &Facts) -> Result<Plan, PlannerError> {
         data: planner.data.0,
         nofile,
         clocks: set.timens.as_ref().map(clocks),
+        tree: family.map_or_else(Vec::new, |family| family.kin_in_plan(task)),
+        shared,
+        pages_id: Some(task.pagemap.pages_id).filter(|id| *id != 1),
     };
     Ok(Plan::new(file)?)
 }
@@ -326,8 +353,12 @@ fn kernel_area(status: u32) -> Option<KernelAreaKind> {
 
 /// Finds addresses where the pages of the restore itself can lie: in the
 /// middle of the largest holes of the image, far from where anything grows.
-fn places(task: &Task, len: u64) -> Result<Vec<u64>, PlannerError> {
+/// Those of several processes lie beside one another in the launcher: each has
+/// its turn.
+fn places(task: &Task, len: u64, turn: u64) -> Result<Vec<u64>, PlannerError> {
     const MAX_PLACES: usize = 8;
+    /// More than a place is long, as a rule: where not, there are others.
+    const STEP: u64 = 1 << 28;
     let mut holes: Vec<(u64, u64)> = Vec::new();
     let mut end = 1 << 32;
     // CRIU lists the page of `vsyscall`, which is the kernel's half.
@@ -344,11 +375,12 @@ fn places(task: &Task, len: u64) -> Result<Vec<u64>, PlannerError> {
     let mut places = Vec::new();
     for (size, start) in holes.into_iter().rev().take(MAX_PLACES) {
         // A quarter on each side stays free.
-        if size / 4 < len {
+        let shift = turn * STEP;
+        if size / 4 < len + shift {
             continue;
         }
         for part in [2, 1] {
-            places.push((start + size / 4 * part) / LEN_PAGE * LEN_PAGE);
+            places.push((start + size / 4 * part + shift) / LEN_PAGE * LEN_PAGE);
         }
     }
     places.truncate(MAX_PLACES);

@@ -10,10 +10,14 @@ use std::os::fd::RawFd;
 
 use super::host::Move;
 use super::plan::{Arg, Check, Operation, Plan, ThreadPlan};
-use crate::sys::arch::{self, Instruction, Op, TASK_SIZE};
+use crate::sys::arch::{self, Instruction, Op, Start, TASK_SIZE};
 use crate::sys::capability::Sets;
 use crate::sys::clone3::CloneArgs;
 use crate::sys::memory::LEN_PAGE;
+
+mod tree;
+
+pub use tree::{Child, Role};
 
 /// Where the parts of a restore lie in the new process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +49,7 @@ const RELEASE: u64 = 192;
 const FRAMES: u64 = 256;
 
 const FUTEX_WAKE_PRIVATE: u64 = 129;
+const FUTEX_WAIT_PRIVATE: u64 = 128;
 const RSEQ_FLAG_UNREGISTER: u64 = 1;
 /// The signature that glibc registers with (`RSEQ_SIG` on x86).
 const RSEQ_SIGNATURE: u64 = 0x5305_3053;
@@ -116,6 +121,8 @@ pub struct Surroundings<'a> {
     pub capabilities: Sets,
     /// The caller's soft and hard limit of descriptors, if it had to be raised.
     pub nofile: Option<(u64, u64)>,
+    /// What the process is in its tree, if it is one of several.
+    pub role: Option<&'a Role<'a>>,
 }
 
 /// Where an instruction comes from, for the message when it fails.
@@ -175,8 +182,9 @@ pub fn layout(plan: &Plan, around: &Surroundings<'_>, place: u64) -> Layout {
     let len_state = (FRAMES + frames).next_multiple_of(LEN_PAGE);
     let own: usize = threads.iter().map(|thread| thread.operations.len() + 16).sum();
     let fixed = 64 + 4 * (around.callers.len() + file.given.len() + around.kernel_areas.len());
-    let instructions = (file.operations.len() + own + fixed) as u64 * 64;
-    let own_data = threads.len() as u64 * 160 + 1024;
+    let (more, more_data) = around.role.map_or((0, 0), |role| role.room(plan));
+    let instructions = (file.operations.len() + own + fixed + more) as u64 * 64;
+    let own_data = threads.len() as u64 * 160 + 1024 + more_data;
     let program = place + LEN_PAGE + len_state;
     let entry = (program + file.data.len() as u64 + own_data).next_multiple_of(64);
     let len_program = (entry + instructions - program).next_multiple_of(LEN_PAGE);
@@ -205,6 +213,9 @@ struct Builder<'a> {
     steps: Steps,
     /// The instructions that make threads, whose programs come last.
     spawns: Vec<u32>,
+    /// The same of children that have ended, with their place among the
+    /// children.
+    stillborn: Vec<(u32, usize)>,
     /// The structures of `capset`, which all threads use: header, sets.
     capabilities: [u64; 2],
     /// Where the next frame lies.
@@ -227,6 +238,7 @@ pub fn lower(plan: &Plan, around: &Surroundings<'_>, layout: Layout, memory: &mu
         count: 0,
         steps: Steps::default(),
         spawns: Vec::new(),
+        stillborn: Vec::new(),
         capabilities: [0; 2],
         next_frame: layout.state + FRAMES,
     };
@@ -234,6 +246,7 @@ pub fn lower(plan: &Plan, around: &Surroundings<'_>, layout: Layout, memory: &mu
     builder.image();
     builder.release();
     builder.other_threads();
+    builder.ended_children();
     builder.steps
 }
 
@@ -289,7 +302,10 @@ impl Builder<'_> {
                 self.any("rseq", libc::SYS_rseq, args);
             }
         }
-        self.unmap();
+        if let Some(role) = self.around.role {
+            self.family(role);
+        }
+        self.unmap(&[]);
         self.close();
         let map = self.neutral_map();
         let args = [PR_SET_MM, PR_SET_MM_MAP, map, LEN_MM_MAP as u64, 0, 0];
@@ -299,13 +315,24 @@ impl Builder<'_> {
         self.drop_capabilities();
         let others = self.plan.file().threads.len() as u64 - 1;
         let parked = self.futex(PARKED);
-        self.push(Step::Own("threads"), Instruction::new(Op::WaitAtLeast, [parked, others, 0]));
+        self.wait("threads", parked, others);
+        if let Some(role) = self.around.role {
+            self.all_dropped(role);
+        }
     }
 
-    /// Unmaps everything but this program and the kernel's areas.
-    fn unmap(&mut self) {
+    /// Waits until a futex of this process is at least so much.
+    fn wait(&mut self, what: &'static str, futex: u64, least: u64) {
+        let args = [futex, least, FUTEX_WAIT_PRIVATE];
+        self.push(Step::Own(what), Instruction::new(Op::WaitAtLeast, args));
+    }
+
+    /// Unmaps everything but this program, the kernel's areas and what else
+    /// is to stay.
+    fn unmap(&mut self, others: &[(u64, u64)]) {
         let end = self.layout.report + LEN_PAGE;
         let mut keep = vec![(self.layout.code, end)];
+        keep.extend(others);
         keep.extend(self.around.kernel_areas.iter().map(|area| (area.addr, area.addr + area.len)));
         keep.sort_unstable();
         let mut free = 0;
@@ -325,6 +352,7 @@ impl Builder<'_> {
         let mut keep = vec![self.around.pages, self.around.exe, self.around.signal];
         keep.extend(self.around.callers.iter().map(|(_, duplicate)| *duplicate));
         keep.extend(self.around.births.descriptors());
+        keep.extend(self.around.role.and_then(|role| role.line));
         keep.sort_unstable();
         let mut first = 3;
         for fd in keep {
@@ -367,8 +395,13 @@ impl Builder<'_> {
             };
             let at = self.put(&args.to_bytes());
             self.spawns.push(self.count);
-            self.push(Step::Spawn(tid), Instruction::spawn(at, 88, 0, tid));
+            self.push(Step::Spawn(tid), Instruction::spawn(at, 88, self.start(), tid));
         }
+    }
+
+    /// Where a thread begins; its program is put in later.
+    fn start(&self) -> Start {
+        Start { program: 0, report: self.layout.report, code: self.layout.code }
     }
 
     /// The same without `clone3`: the launcher is asked to bring each tid about.
@@ -387,7 +420,8 @@ impl Builder<'_> {
                 self.push(Step::Own("asking for a tid"), call);
             }
             self.spawns.push(self.count);
-            self.push(Step::Spawn(tid), Instruction::spawn_next(THREAD_FLAGS as u64, 0, tid));
+            let spawn = Instruction::spawn_next(THREAD_FLAGS as u64, self.start(), tid);
+            self.push(Step::Spawn(tid), spawn);
         }
         for fd in [ask, answer] {
             self.ok("closing", libc::SYS_close, [fd as u64, 0, 0, 0, 0, 0]);
@@ -434,9 +468,20 @@ impl Builder<'_> {
         let args = [PR_SET_MM, PR_SET_MM_MAP, map, LEN_MM_MAP as u64, 0, 0];
         self.ok("setting the memory map", libc::SYS_prctl, args);
         let plan = self.plan;
-        for (index, operation) in plan.file().operations.iter().enumerate() {
+        let operations = &plan.file().operations;
+        // What makes descriptions that others share comes first.
+        let shared = plan.file().shared;
+        let first = shared.map_or(0, |shared| shared.operations as usize).min(operations.len());
+        for (index, operation) in operations.iter().enumerate() {
+            if index == first {
+                self.hand_over();
+            }
             self.operation(Step::Plan(index as u32), operation);
         }
+        if first == operations.len() {
+            self.hand_over();
+        }
+        self.close_shared();
         for fd in [self.around.pages, self.around.exe] {
             self.ok("closing", libc::SYS_close, [fd as u64, 0, 0, 0, 0, 0]);
         }
@@ -574,17 +619,33 @@ impl Builder<'_> {
         self.push(own, Instruction::new(Op::Add, [go, 1, 0]));
         self.wake(go);
         let frame = self.own(0);
-        self.push(own, Instruction::new(Op::WaitAtLeast, [done, others, 0]));
+        self.wait("releasing the threads", done, others);
+        match self.around.role {
+            Some(role) if !role.is_root() => self.wait_for_release(role),
+            role => {
+                if let Some(role) = role {
+                    self.all_done(role);
+                }
+                self.commit();
+                if let Some(role) = role {
+                    self.release_others(role);
+                }
+            }
+        }
+        self.push(own, Instruction::new(Op::Add, [release, 1, 0]));
+        self.wake(release);
+        let len = self.layout.len_program + LEN_PAGE;
+        self.push(own, Instruction::new(Op::Leave, [frame, self.layout.program, len]));
+    }
+
+    /// The point of no return, and the report of it.
+    fn commit(&mut self) {
         let commit = Instruction::new(Op::Commit, [self.layout.report, 0, 0]);
         self.push(Step::Own("the launcher gave up"), commit);
         let signal = self.around.signal as u64;
         let byte = self.put(&[1]);
         self.any("reporting", libc::SYS_write, [signal, byte, 1, 0, 0, 0]);
         self.any("closing", libc::SYS_close, [signal, 0, 0, 0, 0, 0]);
-        self.push(own, Instruction::new(Op::Add, [release, 1, 0]));
-        self.wake(release);
-        let len = self.layout.len_program + LEN_PAGE;
-        self.push(own, Instruction::new(Op::Leave, [frame, self.layout.program, len]));
     }
 
     fn other_threads(&mut self) {
@@ -596,7 +657,7 @@ impl Builder<'_> {
             self.drop_capabilities();
             self.push(own, Instruction::new(Op::Add, [parked, 1, 0]));
             self.wake(parked);
-            self.push(own, Instruction::new(Op::WaitAtLeast, [go, 1, 0]));
+            self.wait("parking", go, 1);
             let frame = self.own(index);
             self.push(own, Instruction::new(Op::Park, [frame, release, done]));
         }
@@ -604,10 +665,15 @@ impl Builder<'_> {
 
     /// Says that what comes now is the program of thread `index`.
     fn begin_thread(&mut self, index: usize) {
+        self.begins_here(self.spawns[index - 1]);
+    }
+
+    /// Lets what instruction `spawn` makes begin with the next instruction.
+    fn begins_here(&mut self, spawn: u32) {
         const OFFSET_PROGRAM: usize = 8 + 2 * 8;
         let start = self.layout.entry + u64::from(self.count) * 64;
         let instructions = (self.layout.entry - self.layout.program) as usize;
-        let at = instructions + self.spawns[index - 1] as usize * 64 + OFFSET_PROGRAM;
+        let at = instructions + spawn as usize * 64 + OFFSET_PROGRAM;
         self.memory[at..at + 8].copy_from_slice(&start.to_le_bytes());
     }
 }

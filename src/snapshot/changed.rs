@@ -33,7 +33,12 @@ impl Asked {
 /// Compares the program with this process, which started it. Of a process
 /// that somebody else started (`image dump`) nothing is known: a shell gives
 /// every job a group, and the restored one gets its caller's.
-pub fn read(capture: &Capture<'_>, group: &Group, asked: &Asked) -> Result<Changed, Refusal> {
+pub fn read(
+    capture: &Capture<'_>,
+    group: &Group,
+    asked: &Asked,
+    root: i32,
+) -> Result<Changed, Refusal> {
     if capture.stdio == [StdioOrigin::Programs; 3] {
         return Ok(Changed::default());
     }
@@ -45,7 +50,11 @@ pub fn read(capture: &Capture<'_>, group: &Group, asked: &Asked) -> Result<Chang
         return Err(Refusal::lasting(what));
     }
     Ok(Changed {
-        leads: leads(pid, &Stat::read(&format!("/proc/{pid}/stat"))?, &own)?,
+        leads: match pid == root {
+            true => leads(pid, &Stat::read(&format!("/proc/{pid}/stat"))?, &own)?,
+            // Told by its place in the tree.
+            false => Leads::Nothing,
+        },
         nonblocking: Vec::new(),
         coredump_filter: coredump_filter(&pid.to_string())
             .filter(|filter| coredump_filter("self").is_some_and(|own| own != *filter)),

@@ -21,6 +21,17 @@ use crate::restore::host::Host;
 use crate::restore::planner::{Changed, Facts, PageMode, Written};
 use crate::trace::{Group, Remote};
 
+/// A process's place among those that are captured together.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// The pid of the root.
+    pub root: i32,
+    /// The pid of its parent; 0 for the root.
+    pub parent: i32,
+    /// Its index in the image.
+    pub index: usize,
+}
+
 /// What was read of a process.
 pub struct Parts<'a> {
     /// The stopped process.
@@ -33,14 +44,16 @@ pub struct Parts<'a> {
     pub threads: Vec<Thread>,
     /// Its memory areas.
     pub vmas: Vec<Vma>,
-    /// Its descriptors.
-    pub files: Files,
+    /// Its descriptors, and what is known of those of others.
+    pub files: &'a mut Files,
     /// Its pages, written already.
     pub pages: Pages,
     /// Whether code can be mapped from the pages file (no `noexec` mount).
     pub may_map_code: bool,
     /// What it has changed of its caller's.
     pub changed: Changed,
+    /// Its place.
+    pub place: Place,
 }
 
 /// What only calls of the process itself tell about its memory.
@@ -65,10 +78,20 @@ impl MmCalls {
     }
 }
 
-/// Encodes the parts; returns the files that the image depends on as well.
-pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
-    let Parts { group, mut task, mm, mut threads, vmas, mut files, pages, may_map_code, changed } =
-        parts;
+/// Encodes the parts; what processes share stays in [`Parts::files`].
+pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts), Refusal> {
+    let Parts {
+        group,
+        mut task,
+        mm,
+        mut threads,
+        vmas,
+        files,
+        pages,
+        may_map_code,
+        changed,
+        place,
+    } = parts;
     let in_place_since = SystemTime::now();
     let pid = group.pid();
     let status = Status::read(pid)?;
@@ -84,7 +107,7 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
     let exe_file_id = files.add_path(&exe, 0)?;
     let mut entries: Vec<VmaEntry> = Vec::with_capacity(vmas.len());
     for vma in &vmas {
-        let entry = vma_entry(vma, &mut files, &mut dependencies, pid)?;
+        let entry = vma_entry(vma, files, &mut dependencies, pid)?;
         match entries.last_mut() {
             // `[vvar]` and what lies behind it are one area in the format.
             Some(last) if entry.status & last.status & vma_status::VVAR != 0 => {
@@ -126,7 +149,7 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
             core.seccomp_mode = Some(SeccompMode::Disabled as i32);
         }
     }
-    let ids = own_ids();
+    let ids = own_ids(place.index);
     task.oom_score_adj = task.oom_score_adj.or(Some(0));
     if let Some(leader) = threads.first_mut() {
         leader.core.tc = Some(task);
@@ -145,7 +168,7 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
         },
         pstree: vec![PstreeEntry {
             pid: pid as u32,
-            ppid: 0,
+            ppid: place.parent as u32,
             pgid: stat.field(5) as u32,
             sid: stat.field(6) as u32,
             threads: threads.iter().map(|thread| thread.tid).collect(),
@@ -154,36 +177,33 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
             pid: pid as u32,
             ids,
             mm,
-            pagemap: Pagemap { pages_id: 1, entries: pages.entries },
-            fdinfo: files.fdinfo,
+            pagemap: Pagemap { pages_id: place.index as u32 + 1, entries: pages.entries },
+            fdinfo: std::mem::take(&mut files.fdinfo),
             fs: fs_entry,
             threads,
         }],
-        files: files.entries,
-        tty_info: files.tty_info,
-        pipe_data: files.pipe_data,
         timens: Some(clocks()),
-        file_locks: files.locks,
         ..Default::default()
     };
-    dependencies.sort();
-    dependencies.dedup();
-    if files.written_in_place {
+    files.dependencies = dependencies;
+    if std::mem::take(&mut files.written_in_place) {
         wait_for_tick(in_place_since);
     }
+    let nonblocking = std::mem::take(&mut files.nonblocking);
     let facts = Facts {
-        given: files.given,
-        closed: files.closed,
-        written: files.written,
+        given: std::mem::take(&mut files.given),
+        closed: std::mem::take(&mut files.closed),
+        // Known when all processes are read ([`Files::finish`]).
+        written: Vec::new(),
         page_mode: mode,
         guards: pages.guards,
         no_new_privs: status.number("NoNewPrivs") == 1 && own.number("NoNewPrivs") != 1,
         caller_limits: own_limits(),
         caller_personality: own_personality(),
-        changed: Changed { nonblocking: files.nonblocking, ..changed },
+        changed: Changed { nonblocking, ..changed },
         host: Host::read(),
     };
-    Ok((set, facts, dependencies))
+    Ok((set, facts))
 }
 
 fn link(pid: i32, name: &str) -> Result<PathBuf, Refusal> {
@@ -260,10 +280,11 @@ fn uptime_us() -> Option<u64> {
     clocks.boottime.tv_sec.checked_mul(1_000_000)?.checked_add(clocks.boottime.tv_nsec / 1000)
 }
 
-/// The kernel objects of the process: it shares them with no other, and its
+/// The kernel objects of a process: it shares them with no other, and its
 /// namespaces are the ones it is restored from.
-fn own_ids() -> TaskKobjIdsEntry {
-    TaskKobjIdsEntry { vm_id: 2, files_id: 2, fs_id: 2, sighand_id: 2, ..root_ids() }
+fn own_ids(index: usize) -> TaskKobjIdsEntry {
+    let id = index as u32 + 2;
+    TaskKobjIdsEntry { vm_id: id, files_id: id, fs_id: id, sighand_id: id, ..root_ids() }
 }
 
 fn root_ids() -> TaskKobjIdsEntry {

@@ -9,11 +9,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{Capture, FileId, Refusal, StdinAtStart, StdioOrigin};
-use crate::image::Queued;
 use crate::image::proto::{
     EventfdFileEntry, ExtFileEntry, FdTypes, FdinfoEntry, FileEntry, FileLockEntry, FownEntry,
     PipeDataEntry, RegFileEntry, SignalfdEntry, TimerfdEntry, TtyInfoEntry,
 };
+use crate::image::{Queued, Set};
 use crate::restore::planner::{Given, Source, Written};
 use crate::sys::{kcmp, pidfd};
 
@@ -53,6 +53,54 @@ pub struct Files {
     pub dependencies: Vec<PathBuf>,
     /// Whether the program may change one of them as soon as it runs on.
     pub written_in_place: bool,
+    /// Descriptions already seen, by what they point to: the descriptor that
+    /// stands for each, and its file id.
+    seen: BTreeMap<PathBuf, Vec<Seen>>,
+}
+
+/// An open file description that has been read.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    pid: i32,
+    fd: RawFd,
+    id: u32,
+    kind: FdTypes,
+}
+
+/// The descriptors of all processes that are captured together, the root's
+/// first.
+pub struct Family(Vec<(i32, Vec<Descriptor>)>);
+
+/// What processes share of their files.
+#[derive(Debug)]
+pub struct SharedFiles {
+    /// Files that are written, and what a restore does about them.
+    pub written: Vec<Written>,
+    /// Files whose content the image depends on, sorted.
+    pub dependencies: Vec<PathBuf>,
+}
+
+impl Family {
+    /// Returns the descriptors of one process.
+    fn of(&self, pid: i32) -> &[Descriptor] {
+        let found = self.0.iter().find(|(other, _)| *other == pid);
+        found.map_or(&[], |(_, descriptors)| descriptors)
+    }
+
+    fn root(&self) -> i32 {
+        self.0.first().map_or(0, |(pid, _)| *pid)
+    }
+
+    /// Returns every descriptor of every process.
+    fn everywhere(&self) -> impl Iterator<Item = (i32, &Descriptor)> {
+        self.0.iter().flat_map(|(pid, all)| all.iter().map(move |open| (*pid, open)))
+    }
+}
+
+/// Lists the descriptors of stopped processes, the root first.
+pub fn survey(pids: &[i32]) -> Result<Family, Refusal> {
+    let lists = pids.iter().map(|pid| Ok((*pid, list(*pid)?)));
+    lists.collect::<Result<_, Refusal>>().map(Family)
 }
 
 /// One descriptor as the kernel shows it.
@@ -68,47 +116,48 @@ struct Reader<'a> {
     pid: i32,
     pidfd: OwnedFd,
     capture: &'a Capture<'a>,
-    files: Files,
+    family: &'a Family,
+    files: &'a mut Files,
 }
 
-/// Reads every descriptor.
-pub fn read(capture: &Capture<'_>) -> Result<Files, Refusal> {
+/// Reads every descriptor of one of the processes; adds to what was read of
+/// others.
+pub fn read(capture: &Capture<'_>, family: &Family, files: &mut Files) -> Result<(), Refusal> {
     let pid = capture.pid;
     let pidfd = pidfd::open(pid)
         .map_err(|error| Refusal::lasting(format!("pid descriptor of process {pid}: {error}")))?;
-    let mut reader = Reader { pid, pidfd, capture, files: Files::default() };
-    let descriptors = list(pid)?;
-    reader.files.closed =
-        (0..3).filter(|fd| descriptors.iter().all(|open| open.fd != *fd)).collect();
-    // Descriptions already seen, by what they point to: the descriptor that
-    // stands for each, and its file id.
-    let mut seen: BTreeMap<PathBuf, Vec<(RawFd, u32, FdTypes)>> = BTreeMap::new();
-    for descriptor in &descriptors {
+    let descriptors = family.of(pid);
+    files.closed = (0..3).filter(|fd| descriptors.iter().all(|open| open.fd != *fd)).collect();
+    let mut reader = Reader { pid, pidfd, capture, family, files };
+    for descriptor in descriptors {
         let fd = descriptor.fd;
-        let source = reader.source(descriptor, &descriptors)?;
-        if source.is_none() && reader.is_inherited(descriptor, &descriptors)? {
+        let source = reader.source(descriptor, descriptors)?;
+        if source.is_none() && reader.is_inherited(descriptor, descriptors)? {
             continue;
         }
-        let candidates = seen.entry(descriptor.target.clone()).or_default();
         let mut known = None;
-        for (other, id, kind) in candidates.iter() {
-            if same(pid, fd, pid, *other)? {
-                known = Some((*id, *kind));
+        for other in reader.files.seen.get(&descriptor.target).into_iter().flatten() {
+            if same(pid, fd, other.pid, other.fd)? {
+                known = Some(*other);
             }
         }
+        if known.is_some_and(|known| known.pid != pid) && source.is_none() {
+            reader.own_locks(descriptor)?;
+        }
         let (id, kind) = match known {
-            Some(known) => known,
+            Some(known) => (known.id, known.kind),
             None => {
                 let id = reader.files.next_id();
                 let entry = match source {
                     Some(_) => reader.outside(descriptor, id)?,
-                    None => reader.inside(descriptor, id, &descriptors)?,
+                    None => reader.inside(descriptor, id, descriptors)?,
                 };
                 let kind = FdTypes::try_from(entry.r#type).unwrap_or(FdTypes::Und);
                 // A terminal takes another number for the path it is opened by.
                 let id = entry.id;
                 reader.files.entries.push(entry);
-                candidates.push((fd, id, kind));
+                let seen = reader.files.seen.entry(descriptor.target.clone()).or_default();
+                seen.push(Seen { pid, fd, id, kind });
                 (id, kind)
             }
         };
@@ -129,10 +178,22 @@ pub fn read(capture: &Capture<'_>) -> Result<Files, Refusal> {
             xattr_security_selinux: None,
         });
     }
-    Ok(reader.files)
+    Ok(())
 }
 
 impl Files {
+    /// Puts what all processes share into the image.
+    pub fn finish(self, set: &mut Set) -> SharedFiles {
+        set.files = self.entries;
+        set.tty_info = self.tty_info;
+        set.pipe_data = self.pipe_data;
+        set.file_locks = self.locks;
+        let mut dependencies = self.dependencies;
+        dependencies.sort();
+        dependencies.dedup();
+        SharedFiles { written: self.written, dependencies }
+    }
+
     /// Leaves a file that is mapped where it is: a new one in its place would
     /// part descriptor and mapping. It must be unchanged then.
     pub fn keep_in_place(&mut self, path: &Path) {
@@ -281,6 +342,13 @@ impl Reader<'_> {
         if descriptor.fd == number {
             return Ok(descriptor.id == Some(given));
         }
+        // A child has it from the root, which may have it yet.
+        let root = self.family.root();
+        let with_root = self.pid != root
+            && self.family.of(root).iter().any(|it| it.fd == number && it.id == Some(given));
+        if with_root && same(root, number, self.pid, descriptor.fd)? {
+            return Ok(true);
+        }
         let there = all.iter().find(|open| open.fd == number);
         if there.is_some_and(|there| there.id == Some(given)) {
             return same(self.pid, number, self.pid, descriptor.fd);
@@ -292,13 +360,17 @@ impl Reader<'_> {
         Ok(telling && descriptor.id == Some(given))
     }
 
-    /// Returns whether a descriptor is the program's `number` or a duplicate.
+    /// Returns whether a descriptor is the root's `number` or a duplicate.
     fn shares(
         &self,
         descriptor: &Descriptor,
         number: RawFd,
         all: &[Descriptor],
     ) -> Result<bool, Refusal> {
+        let root = self.family.root();
+        if self.pid != root {
+            return same(root, number, self.pid, descriptor.fd);
+        }
         if descriptor.fd == number {
             return Ok(true);
         }
@@ -424,8 +496,8 @@ impl Reader<'_> {
                 Err(self.refuse(descriptor, format!("{shown}, which an image cannot hold")))
             }
             _ if target.starts_with(b"socket:[") => self.socket(descriptor, id),
-            _ if target.starts_with(b"pipe:[") => self.pipe(descriptor, id, all),
-            _ => self.by_path(descriptor, id, all),
+            _ if target.starts_with(b"pipe:[") => self.pipe(descriptor, id),
+            _ => self.by_path(descriptor, id),
         }
     }
 }

@@ -39,6 +39,11 @@ impl Stat {
         Self { fields: rest.split_ascii_whitespace().map(str::to_owned).collect() }
     }
 
+    /// Returns field 3, the state, as it is.
+    pub fn letter(&self) -> &str {
+        self.fields.first().map_or("", String::as_str)
+    }
+
     /// Returns field `number` (from 3 on), negative numbers as their
     /// two's complement, 0 if the kernel does not have it.
     pub fn field(&self, number: usize) -> u64 {
@@ -216,8 +221,8 @@ pub fn check_shutdown(group: &Group) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Refuses a process with children: an image holds one process. They may be
-/// about to end.
+/// Refuses a process with children where it is to have none. They may be about
+/// to end.
 pub fn check_children(pid: i32) -> Result<(), Refusal> {
     let path = format!("/proc/{pid}/task");
     let threads =

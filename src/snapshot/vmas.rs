@@ -252,6 +252,13 @@ pub fn is_deleted(path: &Path) -> bool {
     path.as_os_str().as_bytes().ends_with(b" (deleted)")
 }
 
+/// Whether a file has the name of a page file: `pages-2.img` is that of the
+/// second process of a tree.
+fn is_pages_file(name: &[u8]) -> bool {
+    let number = name.strip_prefix(b"pages-").and_then(|rest| rest.strip_suffix(b".img"));
+    number.is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
+}
+
 /// Turns private mappings of files that cannot be mapped again into memory
 /// that the image carries whole: deleted files (libraries that were unpacked,
 /// loaded and removed) and the page files of an earlier restore.
@@ -259,7 +266,8 @@ fn adapt(vma: &mut Vma, pages_file: &str) {
     let Backing::File { path, .. } = &vma.backing else { return };
     let restored = path.file_name().is_some_and(|name| {
         let name = name.as_bytes();
-        name.strip_suffix(b" (deleted)").unwrap_or(name) == pages_file.as_bytes()
+        let name = name.strip_suffix(b" (deleted)").unwrap_or(name);
+        name == pages_file.as_bytes() || is_pages_file(name)
     });
     let zero = path.as_os_str().as_bytes().starts_with(b"/dev/zero");
     if !vma.shared && (restored || is_deleted(path) || zero) {
@@ -309,6 +317,8 @@ VmFlags: ex
             format!("7f0000000000-7f0000002000 {perms} 00001000 fe:00 7 {name}\nVmFlags: rd\n")
         };
         let vmas = parse(line("r-xp", "/tmp/libx.so (deleted)").as_bytes(), "pages-1.img").unwrap();
+        assert!(vmas[0].whole && vmas[0].is_anonymous());
+        let vmas = parse(line("rw-p", "/c/e/pages-12.img").as_bytes(), "pages-1.img").unwrap();
         assert!(vmas[0].whole && vmas[0].is_anonymous());
         let vmas = parse(line("rw-p", "/c/e/pages-1.img").as_bytes(), "pages-1.img").unwrap();
         assert!(vmas[0].whole && vmas[0].is_anonymous());

@@ -8,10 +8,14 @@ const KCMP_FILE: libc::c_int = 0;
 /// What two tasks may share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shared {
+    /// The memory (`CLONE_VM`, `vfork(2)` until its child's exec).
+    Memory = 1,
     /// The table of descriptors (`CLONE_FILES`).
     Descriptors = 2,
     /// Working directory, root and umask (`CLONE_FS`).
     Directories = 3,
+    /// The signal actions (`CLONE_SIGHAND`).
+    Actions = 4,
 }
 
 /// Returns whether two tasks share something.

@@ -109,6 +109,25 @@ impl FixedMapping {
         if mapping.addr() == addr { Ok(mapping) } else { Err(io::ErrorKind::AlreadyExists.into()) }
     }
 
+    /// Makes this mapping show the pages of another one, which must be shared
+    /// and not shorter, at its own address (`mremap(2)` with an old size of
+    /// zero).
+    ///
+    /// # Errors
+    /// Those of `mremap(2)`; if this one is longer.
+    pub fn show(&mut self, other: &Self) -> io::Result<()> {
+        if self.len > other.len {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let (from, to) = (other.base.as_ptr(), self.base.as_ptr());
+        // SAFETY: what is mapped over is our own mapping, `len` long, and no
+        // reference into it is alive while `&mut self` is borrowed. The other
+        // one stays as it is.
+        let result = unsafe { libc::mremap(from.cast(), 0, self.len, flags, to) };
+        if result == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     /// Returns the address of the first byte.
     pub fn addr(&self) -> u64 {
         self.base.as_ptr() as u64

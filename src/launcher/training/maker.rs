@@ -16,7 +16,7 @@ use crate::cache::{AtMain, Staging, Tier, Warmth};
 use crate::command::Command;
 use crate::fingerprint::{JvmLine, Stream};
 use crate::jvm::agent::{self, Order};
-use crate::snapshot::{self, After, Outlook, StdinAtStart};
+use crate::snapshot::{self, After, Children, Outlook, StdinAtStart};
 use crate::sys::process::Inherited;
 
 /// How long a JVM gets for giving memory back to the kernel before a capture:
@@ -241,6 +241,8 @@ impl<'a> Maker<'a> {
                 inherited: &[(AGENT_FD, session.given())],
                 keep: &[AGENT_FD],
                 started: Some(session.started),
+                // What the agent leaves behind would be in every run.
+                children: Children::Refused,
                 after: After::Kill,
             });
             match frozen {

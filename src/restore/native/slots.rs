@@ -10,7 +10,7 @@ use std::path::Path;
 use nix::fcntl::{FcntlArg, fcntl};
 
 use super::unusable;
-use crate::image::PAGES_FILE;
+use crate::image::pages_file;
 use crate::privilege;
 use crate::restore::plan::{PLAN_FILE, Plan};
 use crate::restore::{CannotRestore, Request};
@@ -45,22 +45,28 @@ impl Drop for RaisedLimit {
 }
 
 impl Slots {
-    pub(super) fn open(request: &Request<'_>, plan: &Plan) -> Result<Self, CannotRestore> {
+    /// Opens them, with room for `spare` more descriptors above.
+    pub(super) fn open(
+        request: &Request<'_>,
+        plan: &Plan,
+        spare: usize,
+    ) -> Result<Self, CannotRestore> {
         let file = plan.file();
         // Two more: the ends of a pipe may both be made above the last one.
         let lowest = (file.fd_ceiling + 2).max(LOWEST_SLOT);
-        let nofile =
-            raise_limit(u64::from(lowest) + 16 + (request.keep.len() + request.lent.len()) as u64)?;
+        let count = 16 + spare + request.keep.len() + request.lent.len();
+        let nofile = raise_limit(u64::from(lowest) + count as u64)?;
         let above = |fd: &dyn AsFd| {
             fcntl(fd.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(lowest as RawFd))
                 .map(crate::sys::pidfd::adopt)
                 .map_err(|error| unusable(format!("descriptors above {lowest}: {error}")))
         };
-        let (pages, metadata) = open(&request.dir.join(PAGES_FILE))?;
+        let name = pages_file(file.pages_id.unwrap_or(1));
+        let (pages, metadata) = open(&request.dir.join(&name))?;
         let len = metadata.len();
         if len != file.len_pages {
             return Err(unusable(format!(
-                "{PAGES_FILE} has {len} bytes, {PLAN_FILE} asks for {}",
+                "{name} has {len} bytes, {PLAN_FILE} asks for {}",
                 file.len_pages
             )));
         }

@@ -18,7 +18,7 @@ use crate::pids::{self, ChildCode, Positioner, StartError};
 use crate::restore::CannotRestore;
 use crate::restore::plan::{Operation, Plan};
 use crate::restore::program::{self, Layout, Step, Steps, Surroundings};
-use crate::sys::arch;
+use crate::sys::arch::{self, Start};
 use crate::sys::memory::{FixedMapping, LEN_PAGE, Pages, Sharing};
 use crate::sys::namespaces::{Enclosure, Time};
 
@@ -129,59 +129,96 @@ impl Stage {
         result.map_err(CannotRestore::NoNamespaces)
     }
 
-    /// Waits until the program is released, the process ended or the deadline
-    /// passed. On failure nothing of it is left.
+    /// Waits until the program is released, one of its processes ended or the
+    /// deadline passed; the first ends with `reader`, the others with theirs.
+    /// On failure nothing of it is left; no reason means that the report has
+    /// it ([`Self::failure`]).
     pub(super) fn wait(
         &self,
-        plan: &Plan,
         pid: i32,
         reader: OwnedFd,
+        others: &[OwnedFd],
         deadline: Duration,
-    ) -> Result<(), CannotRestore> {
+    ) -> Result<(), Option<CannotRestore>> {
         let until = Instant::now() + deadline;
         let mut reader = File::from(reader);
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, timeout) {
+            let mut one = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+            let mut many: Vec<PollFd<'_>> = Vec::new();
+            let fds = if others.is_empty() {
+                &mut one[..]
+            } else {
+                many.extend(one);
+                many.extend(others.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+                &mut many[..]
+            };
+            match poll(fds, timeout) {
                 Ok(0) if left.is_zero() => {
-                    let state = self.report.word(REPORT_STATE);
-                    let gave_up =
-                        state.compare_exchange(0, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire);
-                    if gave_up.is_err() {
+                    if !self.give_up() {
                         // Released in this very moment.
                         return Ok(());
                     }
                     end(pid);
-                    return Err(CannotRestore::Deadline(deadline));
+                    return Err(Some(CannotRestore::Deadline(deadline)));
                 }
                 Ok(0) => {}
                 Ok(_) => break,
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => {
                     end(pid);
-                    return Err(unusable(format!("waiting for the restore: {error}")));
+                    return Err(Some(unusable(format!("waiting for the restore: {error}"))));
                 }
             }
         }
-        let mut byte = [0];
-        let read = reader.read(&mut byte).unwrap_or(0);
+        // If it was another one that ended, the root is not to go on without.
+        let is_over = !others.is_empty() && self.give_up();
+        let read = if is_over { 0 } else { reader.read(&mut [0]).unwrap_or(0) };
         if read == 1 || self.report.word(REPORT_STATE).load(Ordering::Acquire) == RELEASED {
             return Ok(());
         }
         end(pid);
-        Err(self.failure(plan))
+        Err(None)
+    }
+
+    /// Forbids the release; `false` if it has been.
+    fn give_up(&self) -> bool {
+        let state = self.report.word(REPORT_STATE);
+        state.compare_exchange(0, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Returns the report page, for the stages of other processes.
+    pub(super) fn report(&self) -> &FixedMapping {
+        &self.report
+    }
+
+    /// Shows the report of another stage instead of an own one.
+    pub(super) fn share_report(&mut self, root: &Self) -> io::Result<()> {
+        self.report.show(root.report())
+    }
+
+    /// Returns where its process begins, and what must be there until then:
+    /// start and end.
+    pub(super) fn start_and_range(&self) -> (Start, (u64, u64)) {
+        let Layout { code, entry, report, .. } = self.layout;
+        (Start { program: entry, report, code }, (code, report + LEN_PAGE))
+    }
+
+    /// Tells whether an instruction of this stage has failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.steps.at(&self.layout, self.reported(REPORT_AT)).is_some()
+    }
+
+    fn reported(&self, at: usize) -> u64 {
+        let mut word = [0; 8];
+        word.copy_from_slice(&self.report.bytes()[at..at + 8]);
+        u64::from_ne_bytes(word)
     }
 
     /// Says what failed, from the report page.
-    fn failure(&self, plan: &Plan) -> CannotRestore {
-        let word = |at: usize| {
-            let mut word = [0; 8];
-            word.copy_from_slice(&self.report.bytes()[at..at + 8]);
-            u64::from_ne_bytes(word)
-        };
-        let (result, at) = (word(REPORT_RESULT) as i64, word(REPORT_AT));
+    pub(super) fn failure(&self, plan: &Plan) -> CannotRestore {
+        let (result, at) = (self.reported(REPORT_RESULT) as i64, self.reported(REPORT_AT));
         let Some(step) = self.steps.at(&self.layout, at) else {
             return CannotRestore::Step {
                 step: "the restore".into(),

@@ -18,7 +18,7 @@ const MAX_OPERATIONS: usize = 4_000_000;
 /// `kernel.pid_max` never exceeds this (`PID_MAX_LIMIT`).
 pub const MAX_PID: i32 = 1 << 22;
 /// The kernel's `NR_OPEN` default limits descriptors of any process.
-const MAX_FD: u64 = 1 << 20;
+pub(super) const MAX_FD: u64 = 1 << 20;
 /// What the kernel writes at an address that a thread registers: the longest
 /// is `struct rseq`.
 const LEN_ADDRESSED: u64 = 64;
@@ -165,6 +165,7 @@ pub fn check(plan: &PlanFile) -> Result<(), String> {
     if plan.closed.iter().any(|fd| !(0..3).contains(fd)) {
         return Err("its closed descriptors cannot be".into());
     }
+    super::kin::check(plan)?;
     let examined = Examined { plan, reserved: areas(plan)? };
     examined.threads()?;
     in_data(plan, plan.memory_map.auxv_offset, plan.memory_map.auxv_len)?;

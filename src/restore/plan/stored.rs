@@ -8,7 +8,9 @@ use std::io::{self, Read};
 
 use prost::Message;
 
-use super::format::{Clocks, Facts, GivenDescriptor, KernelArea, MemoryMap, Thread as ThreadFacts};
+use super::format::{
+    Clocks, Facts, GivenDescriptor, KernelArea, Kin, MemoryMap, Shared, Thread as ThreadFacts,
+};
 use super::operation::{LEN_RECORD, Operation};
 
 /// So many records are read at a time.
@@ -40,6 +42,9 @@ pub struct PlanFile {
     pub data: Vec<u8>,
     pub nofile: Option<u64>,
     pub clocks: Option<Clocks>,
+    pub tree: Vec<Kin>,
+    pub shared: Option<Shared>,
+    pub pages_id: Option<u32>,
 }
 
 /// One thread.
@@ -95,6 +100,9 @@ impl PlanFile {
             threads: threads.collect(),
             nofile: self.nofile,
             clocks: self.clocks,
+            tree: self.tree.clone(),
+            shared: self.shared,
+            pages_id: self.pages_id,
         }
     }
 
@@ -146,6 +154,9 @@ impl PlanFile {
             data: exact(&mut from, len_data)?,
             nofile: facts.nofile,
             clocks: facts.clocks,
+            tree: facts.tree,
+            shared: facts.shared,
+            pages_id: facts.pages_id,
         })
     }
 }

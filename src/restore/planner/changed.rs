@@ -50,6 +50,10 @@ pub struct Scheduling {
 impl Planner<'_> {
     /// Plans the group or session that the program leads.
     pub(super) fn leads(&mut self) {
+        // In a tree that is settled while its processes are made.
+        if self.family.is_some() {
+            return;
+        }
         match self.facts.changed.leads {
             Leads::Nothing => {}
             Leads::Group => self.must(libc::SYS_setpgid, &[value(0), value(0)]),

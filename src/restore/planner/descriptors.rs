@@ -11,7 +11,7 @@ use crate::image::Task;
 use crate::image::proto::{
     EventpollFileEntry, FdTypes, FdinfoEntry, FileEntry, FileLockEntry, RegFileEntry,
 };
-use crate::restore::plan::{AT_FDCWD, Arg};
+use crate::restore::plan::{AT_FDCWD, Arg, Shared};
 
 mod sockets;
 
@@ -68,7 +68,8 @@ impl Planner<'_> {
         let given = |fd: u32| self.facts.given.iter().any(|given| given.fd == fd as i32);
         let own: Vec<&FdinfoEntry> = entries.iter().copied().filter(|e| !given(e.fd)).collect();
         // Where each open file description has its first descriptor.
-        let mut made: BTreeMap<u32, i32> = BTreeMap::new();
+        let mut made: BTreeMap<u32, i32> =
+            self.family.map_or_else(BTreeMap::new, |family| family.slots().clone());
         for entry in &own {
             let target = Target::of(entry);
             if target.fd < 0 {
@@ -82,13 +83,18 @@ impl Planner<'_> {
             }
             made.entry(entry.id).or_insert(target.fd);
         }
+        let mut watched = BTreeSet::new();
         for entry in &own {
-            let file = self.file(entry.id)?;
-            if let Some(epoll) = file.epfd.clone().filter(|_| made[&entry.id] == entry.fd as i32) {
+            let Some(epoll) = self.file(entry.id)?.epfd.clone() else { continue };
+            let elsewhere =
+                self.family.is_some_and(|family| family.watches_elsewhere(entry.id, task));
+            if !elsewhere && watched.insert(entry.id) {
                 self.watches(entry.fd as i32, &epoll);
             }
         }
-        self.locks(locks)?;
+        let own_lock = |lock: &&FileLockEntry| self.family.is_none() || lock.pid as u32 == task.pid;
+        let locks: Vec<FileLockEntry> = locks.iter().filter(own_lock).cloned().collect();
+        self.locks(&locks)?;
         self.blocking();
         let passing = self.coredump_filter(&numbers);
         for fd in self.facts.closed.clone() {
@@ -101,6 +107,37 @@ impl Planner<'_> {
             .max()
             .map_or(0, |highest| highest + 1);
         Ok(highest.max(3))
+    }
+
+    /// Plans the making of what other processes share, at its place for them;
+    /// says where that is. Only the root makes it.
+    pub(super) fn shared_descriptions(
+        &mut self,
+        task: &Task,
+    ) -> Result<Option<Shared>, PlannerError> {
+        let Some(family) = self.family else { return Ok(None) };
+        let Some(mut shared) = family.shared() else { return Ok(None) };
+        if !family.is_root(task) {
+            return Ok(Some(shared));
+        }
+        let entry = |(id, fd): (&u32, &i32)| FdinfoEntry {
+            id: *id,
+            fd: *fd as u32,
+            flags: libc::FD_CLOEXEC as u32,
+            ..FdinfoEntry::default()
+        };
+        let entries: Vec<FdinfoEntry> = family.slots().iter().map(entry).collect();
+        let all: Vec<&FdinfoEntry> = entries.iter().collect();
+        let mut numbers = Numbers((0..3).collect());
+        let mut made = BTreeMap::new();
+        for entry in &all {
+            if !made.contains_key(&entry.id) {
+                self.make(entry.id, &Target::of(entry), &all, &mut made, &mut numbers)?;
+                made.entry(entry.id).or_insert(entry.fd as i32);
+            }
+        }
+        shared.operations = self.operations.len() as u64;
+        Ok(Some(shared))
     }
 
     /// Puts the caller's descriptors where the program has them.

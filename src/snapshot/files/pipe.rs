@@ -1,4 +1,4 @@
-//! Pipes whose both ends the process holds: their capacity and what waits in
+//! Pipes whose both ends the program holds: their capacity and what waits in
 //! them, which is read without taking it out (`tee(2)`).
 
 use std::fs::File;
@@ -15,16 +15,12 @@ use crate::sys::socket::readable;
 
 impl Reader<'_> {
     /// Encodes one end, and with the first one the content.
-    pub(super) fn pipe(
-        &mut self,
-        descriptor: &Descriptor,
-        id: u32,
-        all: &[Descriptor],
-    ) -> Result<FileEntry, Refusal> {
+    pub(super) fn pipe(&mut self, descriptor: &Descriptor, id: u32) -> Result<FileEntry, Refusal> {
         let target = &descriptor.target;
         let mode = |open: &Descriptor| open.info.flags & libc::O_ACCMODE as u32;
         let has = |wanted: i32| {
-            all.iter().any(|open| open.target == *target && mode(open) == wanted as u32)
+            let mut all = self.family.everywhere();
+            all.any(|(_, open)| open.target == *target && mode(open) == wanted as u32)
         };
         if !has(libc::O_RDONLY) || !has(libc::O_WRONLY) {
             return Err(self.refuse(descriptor, "a pipe whose other end is outside the program"));

@@ -44,7 +44,6 @@ impl Reader<'_> {
         &mut self,
         descriptor: &Descriptor,
         id: u32,
-        all: &[Descriptor],
     ) -> Result<FileEntry, Refusal> {
         let path = &descriptor.target;
         let shown = path.display();
@@ -64,7 +63,7 @@ impl Reader<'_> {
         }
         self.locks(descriptor)?;
         if open.is_file() {
-            self.content(descriptor, id, &open, all)?;
+            self.content(descriptor, id, &open)?;
         }
         Ok(entry)
     }
@@ -92,7 +91,6 @@ impl Reader<'_> {
         descriptor: &Descriptor,
         id: u32,
         open: &Metadata,
-        all: &[Descriptor],
     ) -> Result<(), Refusal> {
         let path = &descriptor.target;
         let flags = descriptor.info.flags as i32;
@@ -121,7 +119,7 @@ impl Reader<'_> {
             && descriptor.info.pos == open.len()
             && open.nlink() == 1
             && self.is_made_by_program(open, descriptor.fd)?
-            && !self.is_open_elsewhere(descriptor, all)?
+            && !self.is_open_elsewhere(descriptor)?
         {
             if open.len() > MAX_STREAM {
                 let what = format!(
@@ -145,17 +143,13 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Returns whether the process has opened the same file a second time: a
+    /// Returns whether the program has opened the same file a second time: a
     /// new file in its place would part the two.
-    fn is_open_elsewhere(
-        &self,
-        descriptor: &Descriptor,
-        all: &[Descriptor],
-    ) -> Result<bool, Refusal> {
-        for other in all {
+    fn is_open_elsewhere(&self, descriptor: &Descriptor) -> Result<bool, Refusal> {
+        for (pid, other) in self.family.everywhere() {
             if other.id == descriptor.id
-                && other.fd != descriptor.fd
-                && !super::same(self.pid, other.fd, self.pid, descriptor.fd)?
+                && (pid, other.fd) != (self.pid, descriptor.fd)
+                && !super::same(pid, other.fd, self.pid, descriptor.fd)?
             {
                 return Ok(true);
             }
@@ -166,11 +160,25 @@ impl Reader<'_> {
     /// Reads the locks that this descriptor holds:
     /// `lock: 1: FLOCK  ADVISORY  WRITE 1234 fe:00:4711 0 EOF`.
     fn locks(&mut self, descriptor: &Descriptor) -> Result<(), Refusal> {
+        self.locks_but(descriptor, &[])
+    }
+
+    /// The same of a description that was read already, as another process's:
+    /// what is locked through it is known, but not what this process has locked
+    /// for itself.
+    pub(super) fn own_locks(&mut self, descriptor: &Descriptor) -> Result<(), Refusal> {
+        self.locks_but(descriptor, &["FLOCK", "OFDLCK"])
+    }
+
+    fn locks_but(&mut self, descriptor: &Descriptor, known: &[&str]) -> Result<(), Refusal> {
         const FLOCK: u32 = 2;
         const POSIX: u32 = 1;
         for line in descriptor.info.values("lock") {
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
-            let [_, flag, _, kind, pid, _, start, end] = words[..] else {
+            if words.get(1).is_some_and(|kind| known.contains(kind)) {
+                continue;
+            }
+            let [_, flag, _, kind, _, _, start, end] = words[..] else {
                 return Err(self.refuse(descriptor, format!("locked ({line})")));
             };
             let flag = match flag {
@@ -188,7 +196,9 @@ impl Reader<'_> {
             self.files.locks.push(FileLockEntry {
                 flag,
                 r#type: r#type as u32,
-                pid: pid.parse().unwrap_or(self.pid),
+                // Whose descriptor that is: a lock of a description (flock) may
+                // have been taken by a process that has ended.
+                pid: self.pid,
                 fd: descriptor.fd,
                 start,
                 len: if end < 0 { 0 } else { end - start + 1 },

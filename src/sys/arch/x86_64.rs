@@ -7,7 +7,7 @@ mod interpreter;
 mod xstate;
 
 pub use frame::{AltStack, LEN_UCONTEXT, frame_len, place_frame, signal_frame};
-pub use interpreter::{Instruction, Op, clone_and_run, interpreter_code, own_rseq};
+pub use interpreter::{Instruction, Op, Start, clone_and_run, interpreter_code, own_rseq};
 pub use xstate::{XstateComponents, compose, decompose, xstate_len};
 
 /// One past the highest user address with 4-level page tables (47 bits less

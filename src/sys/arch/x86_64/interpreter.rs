@@ -23,13 +23,15 @@ pub enum Op {
     /// The same; any result but `expect` ends the restore.
     CallExpect = 2,
     /// `clone3(args[0], args[1])`, or `clone` by its number: the child goes on
-    /// at `args[2]`, the parent here, if the result is `expect`.
+    /// at `args[2]`, with its report page at `args[3]` and in the interpreter
+    /// at `args[4]`, the parent here, if the result is `expect`.
     Spawn = 3,
     /// Copy `args[2]` bytes from `args[1]` to `args[0]`.
     Copy = 4,
     /// Add `args[1]` to the 32-bit word at `args[0]`, atomically.
     Add = 5,
-    /// Wait on the futex at `args[0]` until it is at least `args[1]`.
+    /// Wait on the futex at `args[0]` until it is at least `args[1]`; `args[2]`
+    /// is the futex operation, `FUTEX_WAIT`, private or not.
     WaitAtLeast = 6,
     /// Compare `args[2]` bytes at `args[0]` and `args[1]`.
     Compare = 7,
@@ -61,6 +63,17 @@ pub struct Instruction {
 }
 const _: () = assert!(size_of::<Instruction>() == 64);
 
+/// Where a new thread or process begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// Its first instruction.
+    pub program: u64,
+    /// Its report page.
+    pub report: u64,
+    /// Its copy of the interpreter.
+    pub code: u64,
+}
+
 impl Instruction {
     /// Makes an instruction that is not a system call.
     pub fn new(op: Op, args: [u64; 3]) -> Self {
@@ -83,17 +96,19 @@ impl Instruction {
         Self { op: Op::CallExpect, reserved: 0, nr: nr as u32, args, expect: expect as u64 }
     }
 
-    /// Makes a thread that goes on at `program`.
-    pub fn spawn(clone_args: u64, len: u64, program: u64, tid: i32) -> Self {
-        let args = [clone_args, len, program, 0, 0, 0];
+    /// Makes a thread, or a process, that goes on at `start`.
+    pub fn spawn(clone_args: u64, len: u64, start: Start, tid: i32) -> Self {
+        let Start { program, report, code } = start;
+        let args = [clone_args, len, program, report, code, 0];
         let nr = libc::SYS_clone3 as u32;
         Self { op: Op::Spawn, reserved: 0, nr, args, expect: tid as u64 }
     }
 
     /// The same with `clone(2)` and these flags, for a tid that has been made
     /// the next one: it must be `tid`.
-    pub fn spawn_next(flags: u64, program: u64, tid: i32) -> Self {
-        let args = [flags, 0, program, 0, 0, 0];
+    pub fn spawn_next(flags: u64, start: Start, tid: i32) -> Self {
+        let Start { program, report, code } = start;
+        let args = [flags, 0, program, report, code, 0];
         Self { op: Op::Spawn, reserved: 0, nr: libc::SYS_clone as u32, args, expect: tid as u64 }
     }
 
@@ -161,8 +176,10 @@ warmstart_interpreter_start:
     je 21b
     jmp 99f
 31: # in the new thread
+    mov r15, [rbx + 32]
+    mov rax, [rbx + 40]
     mov rbx, [rbx + 24]
-    jmp 20b
+    jmp rax
 
 40:
     mov rdi, [rbx + 8]
@@ -182,7 +199,7 @@ warmstart_interpreter_start:
     mov edx, dword ptr [rdi]
     cmp edx, dword ptr [rbx + 16]
     jae 21b
-    mov esi, 128
+    mov esi, dword ptr [rbx + 24]
     xor r10d, r10d
     mov eax, 202
     syscall
