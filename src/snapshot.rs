@@ -24,6 +24,7 @@ mod encode;
 mod files;
 mod memory;
 mod process;
+mod shared;
 mod threads;
 mod vmas;
 
@@ -186,7 +187,7 @@ pub struct Frozen {
     set: Set,
     facts: Facts,
     dir: PathBuf,
-    pages: File,
+    pages: Vec<File>,
     len_pages: u64,
     dependencies: Vec<PathBuf>,
     freeze: Duration,
@@ -204,7 +205,7 @@ pub struct Snapshot {
     pub pid: i32,
     /// The number of its threads.
     pub threads: usize,
-    /// The number of bytes in `pages-1.img`.
+    /// The number of bytes in all pages files.
     pub len_pages: u64,
     /// `mapped` or `copied`: how a restore brings memory back.
     pub page_mode: &'static str,
@@ -242,7 +243,8 @@ fn freeze_here(capture: &Capture<'_>) -> Result<Frozen, Refusal> {
     }
     group.resume();
     let freeze = started.elapsed();
-    let (set, facts, len_pages, dependencies) = read?;
+    let ReadState { set, facts, len_pages, dependencies, more_pages } = read?;
+    let pages = [pages].into_iter().chain(more_pages).collect();
     Ok(Frozen { set, facts, dir: capture.dir.into(), pages, len_pages, dependencies, freeze })
 }
 
@@ -250,7 +252,15 @@ fn unwritable(dir: &Path, error: &dyn std::fmt::Display) -> Refusal {
     Refusal::lasting(format!("writing the image to {}: {error}", dir.display()))
 }
 
-type ReadState = (Set, Facts, u64, Vec<PathBuf>);
+struct ReadState {
+    set: Set,
+    facts: Facts,
+    /// Of all pages files together, in bytes.
+    len_pages: u64,
+    dependencies: Vec<PathBuf>,
+    /// The pages files of shared memory.
+    more_pages: Vec<File>,
+}
 
 /// Reads everything while the process stands still.
 fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState, Refusal> {
@@ -269,14 +279,15 @@ fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState,
     let (task, mm, threads, asked) = calls?;
     let path = format!("/proc/{}/smaps", capture.pid);
     let smaps = fs::read(&path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
-    let vmas = vmas::parse(&smaps, PAGES_FILE)?;
-    let files = files::read(capture)?;
+    let mut vmas = vmas::parse(&smaps, PAGES_FILE)?;
+    let mut files = files::read(capture)?;
+    let shared = shared::dump(capture, group, gate, &mut vmas, &mut files)?;
     let dumped = memory::dump(
         capture.pid,
         &vmas,
         pages.try_clone().map_err(|error| unwritable(capture.dir, &error))?,
     )?;
-    let len_pages = dumped.len;
+    let len_pages = dumped.len + shared.len;
     let may_map_code = nix::sys::statvfs::fstatvfs(pages)
         .is_ok_and(|mount| !mount.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC));
     let changed = changed::read(capture, group, &asked)?;
@@ -288,11 +299,12 @@ fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState,
         vmas,
         files,
         pages: dumped,
+        shared: shared.contents,
         may_map_code,
         changed,
     };
     let (set, facts, dependencies) = encode::encode(parts)?;
-    Ok((set, facts, len_pages, dependencies))
+    Ok(ReadState { set, facts, len_pages, dependencies, more_pages: shared.files })
 }
 
 type ByCalls = (
@@ -344,7 +356,9 @@ impl Frozen {
             .map_err(|error| Refusal::lasting(format!("compiling the plan: {error}")))?;
         self.set.write(&self.dir).map_err(|error| unwritable(&self.dir, &error))?;
         plan.write(&self.dir).map_err(|error| unwritable(&self.dir, &error))?;
-        self.pages.sync_all().map_err(|error| unwritable(&self.dir, &error))?;
+        for pages in &self.pages {
+            pages.sync_all().map_err(|error| unwritable(&self.dir, &error))?;
+        }
         let task = self.set.tasks.first();
         Ok(Snapshot {
             dependencies: self.dependencies,

@@ -198,7 +198,8 @@ fn deadline(request: &Request<'_>, plan: &Plan) -> Duration {
     /// What is copied in a second at the least, in bytes.
     const SLOW_COPY: u64 = 500_000_000;
     let file = plan.file();
-    let copied = if file.mapped { 0 } else { file.len_pages };
+    let shared = file.more_pages.iter().fold(0u64, |sum, pages| sum.saturating_add(pages.len));
+    let copied = if file.mapped { 0 } else { file.len_pages }.saturating_add(shared);
     request.deadline.saturating_add(Duration::from_millis(copied / (SLOW_COPY / 1000)))
 }
 
@@ -240,6 +241,7 @@ fn attempt(
         parent: if enclosed { 0 } else { std::process::id() as i32 },
         kernel_areas: &kernel_areas,
         pages: slots.pages.as_raw_fd(),
+        more_pages: &slots.more_pages(),
         exe: slots.exe.as_raw_fd(),
         may_set_exe: enclosed || privilege::may_choose_pids(),
         signal: slots.signal.as_raw_fd(),

@@ -25,14 +25,14 @@ pub mod format {
 
 pub use check::AT_FDCWD;
 pub use format::kernel_area::Kind as KernelAreaKind;
-pub use format::{Clocks, GivenDescriptor, KernelArea, MemoryMap};
+pub use format::{Clocks, GivenDescriptor, KernelArea, MemoryMap, PagesFile};
 pub use operation::{Arg, Check, Operation};
 pub use stored::{PlanFile, ThreadPlan};
 
 /// The name of the plan in an entry's image directory.
 pub const PLAN_FILE: &str = "plan";
 /// The version of the format; a plan of another one is not used.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 const MAGIC: [u8; 8] = *b"WSPLAN\r\n";
 const LEN_HEADER: usize = 8 + 4 + 4 + 8 + 32;
 /// A plan is some 100 KB; logs that it carries can make it larger.

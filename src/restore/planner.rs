@@ -9,8 +9,8 @@ use std::os::fd::RawFd;
 
 use super::host::Host;
 use super::plan::{
-    Arg, Check, Clocks, GivenDescriptor, KernelArea, KernelAreaKind, MemoryMap, Operation, Plan,
-    PlanError, PlanFile,
+    Arg, Check, Clocks, GivenDescriptor, KernelArea, KernelAreaKind, MemoryMap, Operation,
+    PagesFile, Plan, PlanError, PlanFile,
 };
 use crate::image::proto::{FdTypes, FileEntry, PipeDataEntry, TimensEntry, Timespec};
 use crate::image::{Queued, Set, Task, vma_status};
@@ -21,7 +21,10 @@ mod changed;
 mod descriptors;
 mod memory;
 mod process;
+mod shared;
 mod threads;
+
+use descriptors::Numbers;
 
 pub use changed::{Changed, LEN_CPUS, Leads, Scheduling};
 
@@ -182,6 +185,7 @@ impl Data {
 
 /// A plan in the making.
 struct Planner<'a> {
+    set: &'a Set,
     files: BTreeMap<u32, &'a FileEntry>,
     written: BTreeMap<u32, &'a Policy>,
     /// Capacity and content of pipes.
@@ -193,6 +197,8 @@ struct Planner<'a> {
     recreated: Vec<Vec<u8>>,
     /// Pipes that the plan has made already.
     made_pipes: Vec<u32>,
+    /// Pages files beside the first one.
+    more_pages: Vec<PagesFile>,
 }
 
 impl Planner<'_> {
@@ -222,6 +228,7 @@ pub fn compile(set: &Set, facts: &Facts) -> Result<Plan, PlannerError> {
         return Err(PlannerError::Unsupported(what));
     };
     let mut planner = Planner {
+        set,
         files: set.files.iter().map(|file| (file.id, file)).collect(),
         written: facts.written.iter().map(|written| (written.id, &written.policy)).collect(),
         pipes: set.pipe_data.iter().map(|queued| (queued.entry.pipe_id, queued)).collect(),
@@ -230,13 +237,15 @@ pub fn compile(set: &Set, facts: &Facts) -> Result<Plan, PlannerError> {
         operations: Vec::new(),
         recreated: Vec::new(),
         made_pipes: Vec::new(),
+        more_pages: Vec::new(),
     };
     // Files get the permissions that they had, whatever the caller's mask is;
     // the program's own mask comes last.
     planner.may(libc::SYS_umask, &[value(0)]);
-    let (kernel_areas, len_pages) = planner.memory(task)?;
+    let (mut numbers, mut made) = (Numbers::new(), BTreeMap::new());
+    let (kernel_areas, len_pages) = planner.memory(task, &mut numbers, &mut made)?;
     planner.signals(task)?;
-    let fd_ceiling = planner.descriptors(task, &set.file_locks)?;
+    let fd_ceiling = planner.descriptors(task, &set.file_locks, numbers, made)?;
     let nofile = planner.process(task)?;
     let threads = planner.threads(task)?;
     let mm = &task.mm;
@@ -288,6 +297,7 @@ pub fn compile(set: &Set, facts: &Facts) -> Result<Plan, PlannerError> {
         data: planner.data.0,
         nofile,
         clocks: set.timens.as_ref().map(clocks),
+        more_pages: planner.more_pages,
     };
     Ok(Plan::new(file)?)
 }

@@ -96,6 +96,8 @@ pub struct Surroundings<'a> {
     pub kernel_areas: &'a [Move],
     /// The pages file.
     pub pages: RawFd,
+    /// The other pages files, by id.
+    pub more_pages: &'a [(u32, RawFd)],
     /// The program's own file.
     pub exe: RawFd,
     /// Whether the new process may have that for its `/proc/PID/exe`: not
@@ -174,7 +176,8 @@ pub fn layout(plan: &Plan, around: &Surroundings<'_>, place: u64) -> Layout {
     let frames: u64 = threads.iter().map(|thread| thread.frame_len.next_multiple_of(64)).sum();
     let len_state = (FRAMES + frames).next_multiple_of(LEN_PAGE);
     let own: usize = threads.iter().map(|thread| thread.operations.len() + 16).sum();
-    let fixed = 64 + 4 * (around.callers.len() + file.given.len() + around.kernel_areas.len());
+    let others = file.given.len() + around.kernel_areas.len() + around.more_pages.len();
+    let fixed = 64 + 4 * (around.callers.len() + others);
     let instructions = (file.operations.len() + own + fixed) as u64 * 64;
     let own_data = threads.len() as u64 * 160 + 1024;
     let program = place + LEN_PAGE + len_state;
@@ -324,6 +327,7 @@ impl Builder<'_> {
     fn close(&mut self) {
         let mut keep = vec![self.around.pages, self.around.exe, self.around.signal];
         keep.extend(self.around.callers.iter().map(|(_, duplicate)| *duplicate));
+        keep.extend(self.around.more_pages.iter().map(|(_, pages)| *pages));
         keep.extend(self.around.births.descriptors());
         keep.sort_unstable();
         let mut first = 3;
@@ -437,7 +441,8 @@ impl Builder<'_> {
         for (index, operation) in plan.file().operations.iter().enumerate() {
             self.operation(Step::Plan(index as u32), operation);
         }
-        for fd in [self.around.pages, self.around.exe] {
+        let more = self.around.more_pages.iter().map(|(_, pages)| *pages);
+        for fd in [self.around.pages, self.around.exe].into_iter().chain(more) {
             self.ok("closing", libc::SYS_close, [fd as u64, 0, 0, 0, 0, 0]);
         }
         for (number, duplicate) in self.around.callers {
@@ -520,6 +525,7 @@ impl Builder<'_> {
                 Arg::Data(offset) => self.layout.program + offset,
                 Arg::Pages => self.around.pages as u64,
                 Arg::Caller(number) => self.caller(number),
+                Arg::MorePages(id) => self.more_pages(id),
             };
         }
         let nr = i64::from(operation.number);
@@ -529,6 +535,11 @@ impl Builder<'_> {
             Check::Equals(value) => Instruction::call_expect(nr, args, value),
         };
         self.push(step, instruction);
+    }
+
+    fn more_pages(&self, id: u64) -> u64 {
+        let found = self.around.more_pages.iter().find(|(known, _)| u64::from(*known) == id);
+        found.map_or(u64::from(u32::MAX), |(_, pages)| *pages as u64)
     }
 
     fn caller(&self, number: u64) -> u64 {

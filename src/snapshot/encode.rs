@@ -16,7 +16,7 @@ use crate::image::proto::{
     CredsEntry, FsEntry, InventoryEntry, MmEntry, PstreeEntry, SeccompMode, TaskCoreEntry,
     TaskKobjIdsEntry, TimensEntry, Timespec, VmaEntry,
 };
-use crate::image::{Pagemap, Set, Task, Thread, vma_status};
+use crate::image::{Pagemap, Set, Shmem, Task, Thread, vma_status};
 use crate::restore::host::Host;
 use crate::restore::planner::{Changed, Facts, PageMode, Written};
 use crate::trace::{Group, Remote};
@@ -37,6 +37,8 @@ pub struct Parts<'a> {
     pub files: Files,
     /// Its pages, written already.
     pub pages: Pages,
+    /// What shared memory holds, written already.
+    pub shared: Vec<Shmem>,
     /// Whether code can be mapped from the pages file (no `noexec` mount).
     pub may_map_code: bool,
     /// What it has changed of its caller's.
@@ -67,8 +69,18 @@ impl MmCalls {
 
 /// Encodes the parts; returns the files that the image depends on as well.
 pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
-    let Parts { group, mut task, mm, mut threads, vmas, mut files, pages, may_map_code, changed } =
-        parts;
+    let Parts {
+        group,
+        mut task,
+        mm,
+        mut threads,
+        vmas,
+        mut files,
+        pages,
+        shared,
+        may_map_code,
+        changed,
+    } = parts;
     let in_place_since = SystemTime::now();
     let pid = group.pid();
     let status = Status::read(pid)?;
@@ -164,6 +176,8 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
         pipe_data: files.pipe_data,
         timens: Some(clocks()),
         file_locks: files.locks,
+        memfds: files.memory.into_iter().map(|memory| memory.entry).collect(),
+        shmem: shared,
         ..Default::default()
     };
     dependencies.sort();
@@ -344,6 +358,15 @@ fn vma_entry(
             flags |= libc::MAP_ANONYMOUS;
             status |= vma_status::ANON_PRIVATE
                 | if *area == KernelArea::Vdso { vma_status::VDSO } else { vma_status::VVAR };
+        }
+        Backing::Memory { inode, .. } => {
+            // What can never be made writable is of a descriptor that only reads.
+            let writes = !vma.shared || vma.prot & libc::PROT_WRITE != 0 || vma.has(b"mw");
+            let access = if writes { libc::O_RDWR } else { libc::O_RDONLY } as u32;
+            shmid = u64::from(files.memory_mapping(*inode)?);
+            fdflags = Some(access);
+            status |= vma_status::MEMFD
+                | if vma.shared { vma_status::FILE_SHARED } else { vma_status::FILE_PRIVATE };
         }
         Backing::File { path, dev, inode } => {
             check_file(vma, path, *dev, *inode)?;

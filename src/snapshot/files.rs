@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::shared::MemoryFile;
 use super::{Capture, FileId, Refusal, StdinAtStart, StdioOrigin};
 use crate::image::Queued;
 use crate::image::proto::{
@@ -19,6 +20,7 @@ use crate::sys::{kcmp, pidfd};
 
 mod epoll;
 mod fdinfo;
+mod memory;
 mod pipe;
 mod regular;
 mod socket;
@@ -53,6 +55,8 @@ pub struct Files {
     pub dependencies: Vec<PathBuf>,
     /// Whether the program may change one of them as soon as it runs on.
     pub written_in_place: bool,
+    /// Memfds and shared anonymous memory, open or mapped.
+    pub memory: Vec<MemoryFile>,
 }
 
 /// One descriptor as the kernel shows it.
@@ -425,6 +429,7 @@ impl Reader<'_> {
             }
             _ if target.starts_with(b"socket:[") => self.socket(descriptor, id),
             _ if target.starts_with(b"pipe:[") => self.pipe(descriptor, id, all),
+            _ if memory::is_it(descriptor) => self.memory(descriptor, id),
             _ => self.by_path(descriptor, id, all),
         }
     }

@@ -8,7 +8,9 @@ use std::io::{self, Read};
 
 use prost::Message;
 
-use super::format::{Clocks, Facts, GivenDescriptor, KernelArea, MemoryMap, Thread as ThreadFacts};
+use super::format::{
+    Clocks, Facts, GivenDescriptor, KernelArea, MemoryMap, PagesFile, Thread as ThreadFacts,
+};
 use super::operation::{LEN_RECORD, Operation};
 
 /// So many records are read at a time.
@@ -40,6 +42,7 @@ pub struct PlanFile {
     pub data: Vec<u8>,
     pub nofile: Option<u64>,
     pub clocks: Option<Clocks>,
+    pub more_pages: Vec<PagesFile>,
 }
 
 /// One thread.
@@ -95,6 +98,7 @@ impl PlanFile {
             threads: threads.collect(),
             nofile: self.nofile,
             clocks: self.clocks,
+            more_pages: self.more_pages.clone(),
         }
     }
 
@@ -146,6 +150,7 @@ impl PlanFile {
             data: exact(&mut from, len_data)?,
             nofile: facts.nofile,
             clocks: facts.clocks,
+            more_pages: facts.more_pages,
         })
     }
 }

@@ -165,7 +165,7 @@ impl Reader<'_> {
 
     /// Reads the locks that this descriptor holds:
     /// `lock: 1: FLOCK  ADVISORY  WRITE 1234 fe:00:4711 0 EOF`.
-    fn locks(&mut self, descriptor: &Descriptor) -> Result<(), Refusal> {
+    pub(super) fn locks(&mut self, descriptor: &Descriptor) -> Result<(), Refusal> {
         const FLOCK: u32 = 2;
         const POSIX: u32 = 1;
         for line in descriptor.info.values("lock") {
