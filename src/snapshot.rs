@@ -24,6 +24,7 @@ mod encode;
 mod files;
 mod memory;
 mod process;
+mod shared;
 mod threads;
 mod tree;
 mod vmas;
@@ -219,7 +220,7 @@ pub struct Snapshot {
     pub processes: usize,
     /// The number of threads of all of them.
     pub threads: usize,
-    /// The number of bytes in `pages-*.img`.
+    /// The number of bytes in all pages files.
     pub len_pages: u64,
     /// `mapped` or `copied`: how a restore brings memory back.
     pub page_mode: &'static str,
@@ -277,7 +278,9 @@ fn unwritable(dir: &Path, error: &dyn std::fmt::Display) -> Refusal {
 struct ReadState {
     set: Set,
     facts: Vec<Facts>,
+    /// The pages files of the processes and of shared memory.
     pages: Vec<File>,
+    /// Of all pages files together, in bytes.
     len_pages: u64,
     dependencies: Vec<PathBuf>,
 }
@@ -302,11 +305,15 @@ fn read_all(capture: &Capture<'_>, stopped: &[tree::Process]) -> Result<ReadStat
             .open(capture.dir.join(name))
             .map_err(|error| unwritable(capture.dir, &error))?;
         let own = Capture { pid: group.pid(), ..*capture };
-        let place = encode::Place { root: capture.pid, parent: process.parent(), index };
-        let (set, facts, len) = read(&own, group, &pages, &family, &mut files, place)?;
+        // The pages files of shared memory come behind those of the processes.
+        let first_shared = (stopped.len() + files.memory.len()) as u32 + 1;
+        let parent = process.parent();
+        let place = encode::Place { root: capture.pid, parent, index, first_shared };
+        let (set, facts, len, more) = read(&own, group, &pages, &family, &mut files, place)?;
         tree::merge(set, &mut state.set);
         state.facts.push(facts);
         state.pages.push(pages);
+        state.pages.extend(more);
         state.len_pages += len;
     }
     let shared = files.finish(&mut state.set);
@@ -325,7 +332,7 @@ fn read(
     family: &files::Family,
     files: &mut files::Files,
     place: encode::Place,
-) -> Result<(Set, Facts, u64), Refusal> {
+) -> Result<(Set, Facts, u64, Vec<File>), Refusal> {
     process::check_shutdown(group)?;
     process::check_rights(group)?;
     let gate = find_gate(group)?;
@@ -340,14 +347,15 @@ fn read(
     let (task, mm, threads, asked) = calls?;
     let path = format!("/proc/{}/smaps", capture.pid);
     let smaps = fs::read(&path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
-    let vmas = vmas::parse(&smaps, PAGES_FILE)?;
+    let mut vmas = vmas::parse(&smaps, PAGES_FILE)?;
     files::read(capture, family, files)?;
+    let shared = shared::dump(capture, group, gate, &mut vmas, files, place.first_shared)?;
     let dumped = memory::dump(
         capture.pid,
         &vmas,
         pages.try_clone().map_err(|error| unwritable(capture.dir, &error))?,
     )?;
-    let len_pages = dumped.len;
+    let len_pages = dumped.len + shared.len;
     let may_map_code = nix::sys::statvfs::fstatvfs(pages)
         .is_ok_and(|mount| !mount.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC));
     let changed = changed::read(capture, group, &asked, place.root)?;
@@ -359,12 +367,13 @@ fn read(
         vmas,
         files,
         pages: dumped,
+        shared: shared.contents,
         may_map_code,
         changed,
         place,
     };
     let (set, facts) = encode::encode(parts)?;
-    Ok((set, facts, len_pages))
+    Ok((set, facts, len_pages, shared.files))
 }
 
 type ByCalls = (

@@ -83,6 +83,16 @@ fn memory_mapped() {
 }
 
 #[test]
+fn shared_copied() {
+    carried("shared", Pages::Copied);
+}
+
+#[test]
+fn shared_mapped() {
+    carried("shared", Pages::Mapped);
+}
+
+#[test]
 fn descriptors_copied() {
     carried("descriptors", Pages::Copied);
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use super::host::{self, Clock, Host, Move};
-use super::plan::{Operation, Plan, PlanError};
+use super::plan::{Operation, Plan, PlanError, PlanFile};
 use super::program::{Births, Surroundings};
 use super::{CannotRestore, Request, Restored};
 use crate::pids::{self, PositionError, Positioner, Strategy, range};
@@ -225,8 +225,12 @@ impl Way<'_> {
 fn deadline(request: &Request<'_>, family: &Family) -> Duration {
     /// What is copied in a second at the least, in bytes.
     const SLOW_COPY: u64 = 500_000_000;
-    let copied = family.plans().map(Plan::file).filter(|file| !file.mapped);
-    let copied: u64 = copied.map(|file| file.len_pages).fold(0, u64::saturating_add);
+    let shared = |file: &PlanFile| {
+        file.more_pages.iter().fold(0u64, |sum, pages| sum.saturating_add(pages.len))
+    };
+    let copied =
+        |file: &PlanFile| if file.mapped { 0 } else { file.len_pages }.saturating_add(shared(file));
+    let copied = family.plans().map(|plan| copied(plan.file())).fold(0, u64::saturating_add);
     request.deadline.saturating_add(Duration::from_millis(copied / (SLOW_COPY / 1000)))
 }
 
@@ -266,6 +270,7 @@ fn attempt(
         parent: if enclosed { 0 } else { std::process::id() as i32 },
         kernel_areas: &kernel_areas,
         pages: slots.pages.as_raw_fd(),
+        more_pages: &slots.more_pages(),
         exe: slots.exe.as_raw_fd(),
         may_set_exe: enclosed || privilege::may_choose_pids(),
         signal: slots.signal.as_raw_fd(),

@@ -26,7 +26,7 @@ pub mod format {
 
 pub use check::AT_FDCWD;
 pub use format::kernel_area::Kind as KernelAreaKind;
-pub use format::{Clocks, GivenDescriptor, KernelArea, Kin, MemoryMap, Shared};
+pub use format::{Clocks, GivenDescriptor, KernelArea, Kin, MemoryMap, PagesFile, Shared};
 pub use kin::MAX_SHARED;
 pub use operation::{Arg, Check, Operation};
 pub use stored::{PlanFile, ThreadPlan};

@@ -9,8 +9,8 @@ use std::os::fd::RawFd;
 
 use super::host::Host;
 use super::plan::{
-    Arg, Check, Clocks, GivenDescriptor, KernelArea, KernelAreaKind, MemoryMap, Operation, Plan,
-    PlanError, PlanFile,
+    Arg, Check, Clocks, GivenDescriptor, KernelArea, KernelAreaKind, MemoryMap, Operation,
+    PagesFile, Plan, PlanError, PlanFile,
 };
 use crate::image::proto::{FdTypes, FileEntry, PipeDataEntry, TimensEntry, Timespec};
 use crate::image::{Queued, Set, Task, vma_status};
@@ -21,8 +21,11 @@ mod changed;
 mod descriptors;
 mod memory;
 mod process;
+mod shared;
 mod threads;
 mod tree;
+
+use descriptors::Numbers;
 
 pub use changed::{Changed, LEN_CPUS, Leads, Scheduling};
 
@@ -183,6 +186,7 @@ impl Data {
 
 /// A plan in the making.
 struct Planner<'a> {
+    set: &'a Set,
     files: BTreeMap<u32, &'a FileEntry>,
     written: BTreeMap<u32, &'a Policy>,
     /// Capacity and content of pipes.
@@ -196,6 +200,8 @@ struct Planner<'a> {
     made_pipes: Vec<u32>,
     /// What the process has to do with others.
     family: Option<&'a tree::Family>,
+    /// Pages files beside the first one.
+    more_pages: Vec<PagesFile>,
 }
 
 impl Planner<'_> {
@@ -243,6 +249,7 @@ fn compile_task(
     family: Option<&tree::Family>,
 ) -> Result<Plan, PlannerError> {
     let mut planner = Planner {
+        set,
         files: set.files.iter().map(|file| (file.id, file)).collect(),
         written: facts.written.iter().map(|written| (written.id, &written.policy)).collect(),
         pipes: set.pipe_data.iter().map(|queued| (queued.entry.pipe_id, queued)).collect(),
@@ -252,14 +259,18 @@ fn compile_task(
         recreated: Vec::new(),
         made_pipes: Vec::new(),
         family,
+        more_pages: Vec::new(),
     };
     // Files get the permissions that they had, whatever the caller's mask is;
     // the program's own mask comes last.
     planner.may(libc::SYS_umask, &[value(0)]);
     let shared = planner.shared_descriptions(task)?;
-    let (kernel_areas, len_pages) = planner.memory(task)?;
+    let mut numbers = Numbers::new();
+    // Where each open file description has its first descriptor.
+    let mut made = family.map_or_else(BTreeMap::new, |family| family.slots().clone());
+    let (kernel_areas, len_pages) = planner.memory(task, &mut numbers, &mut made)?;
     planner.signals(task)?;
-    let fd_ceiling = planner.descriptors(task, &set.file_locks)?;
+    let fd_ceiling = planner.descriptors(task, &set.file_locks, numbers, made)?;
     let fd_ceiling = shared.map_or(fd_ceiling, |shared| shared.first_fd + shared.count);
     let nofile = planner.process(task)?;
     let threads = planner.threads(task)?;
@@ -315,6 +326,7 @@ fn compile_task(
         tree: family.map_or_else(Vec::new, |family| family.kin_in_plan(task)),
         shared,
         pages_id: Some(task.pagemap.pages_id).filter(|id| *id != 1),
+        more_pages: planner.more_pages,
     };
     Ok(Plan::new(file)?)
 }

@@ -101,6 +101,8 @@ pub struct Surroundings<'a> {
     pub kernel_areas: &'a [Move],
     /// The pages file.
     pub pages: RawFd,
+    /// The other pages files, by id.
+    pub more_pages: &'a [(u32, RawFd)],
     /// The program's own file.
     pub exe: RawFd,
     /// Whether the new process may have that for its `/proc/PID/exe`: not
@@ -181,7 +183,8 @@ pub fn layout(plan: &Plan, around: &Surroundings<'_>, place: u64) -> Layout {
     let frames: u64 = threads.iter().map(|thread| thread.frame_len.next_multiple_of(64)).sum();
     let len_state = (FRAMES + frames).next_multiple_of(LEN_PAGE);
     let own: usize = threads.iter().map(|thread| thread.operations.len() + 16).sum();
-    let fixed = 64 + 4 * (around.callers.len() + file.given.len() + around.kernel_areas.len());
+    let others = file.given.len() + around.kernel_areas.len() + around.more_pages.len();
+    let fixed = 64 + 4 * (around.callers.len() + others);
     let (more, more_data) = around.role.map_or((0, 0), |role| role.room(plan));
     let instructions = (file.operations.len() + own + fixed + more) as u64 * 64;
     let own_data = threads.len() as u64 * 160 + 1024 + more_data;
@@ -351,6 +354,7 @@ impl Builder<'_> {
     fn close(&mut self) {
         let mut keep = vec![self.around.pages, self.around.exe, self.around.signal];
         keep.extend(self.around.callers.iter().map(|(_, duplicate)| *duplicate));
+        keep.extend(self.around.more_pages.iter().map(|(_, pages)| *pages));
         keep.extend(self.around.births.descriptors());
         keep.extend(self.around.role.and_then(|role| role.line));
         keep.sort_unstable();
@@ -482,7 +486,8 @@ impl Builder<'_> {
             self.hand_over();
         }
         self.close_shared();
-        for fd in [self.around.pages, self.around.exe] {
+        let more = self.around.more_pages.iter().map(|(_, pages)| *pages);
+        for fd in [self.around.pages, self.around.exe].into_iter().chain(more) {
             self.ok("closing", libc::SYS_close, [fd as u64, 0, 0, 0, 0, 0]);
         }
         for (number, duplicate) in self.around.callers {
@@ -565,6 +570,7 @@ impl Builder<'_> {
                 Arg::Data(offset) => self.layout.program + offset,
                 Arg::Pages => self.around.pages as u64,
                 Arg::Caller(number) => self.caller(number),
+                Arg::MorePages(id) => self.more_pages(id),
             };
         }
         let nr = i64::from(operation.number);
@@ -574,6 +580,11 @@ impl Builder<'_> {
             Check::Equals(value) => Instruction::call_expect(nr, args, value),
         };
         self.push(step, instruction);
+    }
+
+    fn more_pages(&self, id: u64) -> u64 {
+        let found = self.around.more_pages.iter().find(|(known, _)| u64::from(*known) == id);
+        found.map_or(u64::from(u32::MAX), |(_, pages)| *pages as u64)
     }
 
     fn caller(&self, number: u64) -> u64 {

@@ -16,7 +16,7 @@ use crate::image::proto::{
     CredsEntry, FsEntry, InventoryEntry, MmEntry, PstreeEntry, SeccompMode, TaskCoreEntry,
     TaskKobjIdsEntry, TimensEntry, Timespec, VmaEntry,
 };
-use crate::image::{Pagemap, Set, Task, Thread, vma_status};
+use crate::image::{Pagemap, Set, Shmem, Task, Thread, vma_status};
 use crate::restore::host::Host;
 use crate::restore::planner::{Changed, Facts, PageMode, Written};
 use crate::trace::{Group, Remote};
@@ -30,6 +30,8 @@ pub struct Place {
     pub parent: i32,
     /// Its index in the image.
     pub index: usize,
+    /// The number of the first pages file for its shared memory.
+    pub first_shared: u32,
 }
 
 /// What was read of a process.
@@ -48,6 +50,8 @@ pub struct Parts<'a> {
     pub files: &'a mut Files,
     /// Its pages, written already.
     pub pages: Pages,
+    /// What shared memory holds, written already.
+    pub shared: Vec<Shmem>,
     /// Whether code can be mapped from the pages file (no `noexec` mount).
     pub may_map_code: bool,
     /// What it has changed of its caller's.
@@ -88,6 +92,7 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts), Refusal> {
         vmas,
         files,
         pages,
+        shared,
         may_map_code,
         changed,
         place,
@@ -183,6 +188,7 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts), Refusal> {
             threads,
         }],
         timens: Some(clocks()),
+        shmem: shared,
         ..Default::default()
     };
     files.dependencies = dependencies;
@@ -365,6 +371,15 @@ fn vma_entry(
             flags |= libc::MAP_ANONYMOUS;
             status |= vma_status::ANON_PRIVATE
                 | if *area == KernelArea::Vdso { vma_status::VDSO } else { vma_status::VVAR };
+        }
+        Backing::Memory { inode, .. } => {
+            // What can never be made writable is of a descriptor that only reads.
+            let writes = !vma.shared || vma.prot & libc::PROT_WRITE != 0 || vma.has(b"mw");
+            let access = if writes { libc::O_RDWR } else { libc::O_RDONLY } as u32;
+            shmid = u64::from(files.memory_mapping(*inode)?);
+            fdflags = Some(access);
+            status |= vma_status::MEMFD
+                | if vma.shared { vma_status::FILE_SHARED } else { vma_status::FILE_PRIVATE };
         }
         Backing::File { path, dev, inode } => {
             check_file(vma, path, *dev, *inode)?;

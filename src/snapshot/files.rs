@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::shared::MemoryFile;
 use super::{Capture, FileId, Refusal, StdinAtStart, StdioOrigin};
 use crate::image::proto::{
     EventfdFileEntry, ExtFileEntry, FdTypes, FdinfoEntry, FileEntry, FileLockEntry, FownEntry,
@@ -19,6 +20,7 @@ use crate::sys::{kcmp, pidfd};
 
 mod epoll;
 mod fdinfo;
+mod memory;
 mod pipe;
 mod regular;
 mod socket;
@@ -53,6 +55,11 @@ pub struct Files {
     pub dependencies: Vec<PathBuf>,
     /// Whether the program may change one of them as soon as it runs on.
     pub written_in_place: bool,
+    /// Memfds and shared anonymous memory, open or mapped, of all processes
+    /// that were read.
+    pub memory: Vec<MemoryFile>,
+    /// How many of these are of processes whose memory was read already.
+    pub memory_read: usize,
     /// Descriptions already seen, by what they point to: the descriptor that
     /// stands for each, and its file id.
     seen: BTreeMap<PathBuf, Vec<Seen>>,
@@ -141,7 +148,10 @@ pub fn read(capture: &Capture<'_>, family: &Family, files: &mut Files) -> Result
                 known = Some(*other);
             }
         }
-        if known.is_some_and(|known| known.pid != pid) && source.is_none() {
+        if let Some(known) = known.filter(|known| known.pid != pid && source.is_none()) {
+            if known.kind == FdTypes::Memfd {
+                return Err(reader.refuse(descriptor, "memory that several processes share"));
+            }
             reader.own_locks(descriptor)?;
         }
         let (id, kind) = match known {
@@ -188,6 +198,7 @@ impl Files {
         set.tty_info = self.tty_info;
         set.pipe_data = self.pipe_data;
         set.file_locks = self.locks;
+        set.memfds = self.memory.into_iter().map(|memory| memory.entry).collect();
         let mut dependencies = self.dependencies;
         dependencies.sort();
         dependencies.dedup();
@@ -497,6 +508,7 @@ impl Reader<'_> {
             }
             _ if target.starts_with(b"socket:[") => self.socket(descriptor, id),
             _ if target.starts_with(b"pipe:[") => self.pipe(descriptor, id),
+            _ if memory::is_it(descriptor) => self.memory(descriptor, id),
             _ => self.by_path(descriptor, id),
         }
     }

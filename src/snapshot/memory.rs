@@ -88,6 +88,10 @@ impl Dump {
             // For CRIU, which looks up its functions' addresses there.
             return self.range(vma.start, vma.end, false).map(|()| self.finish_run());
         }
+        if vma.shared && vma.has(b"gu") {
+            // Its content is not the process's own; its guard pages are.
+            self.ranges(vma)?;
+        }
         if vma.shared || vma.is_wiped() || matches!(vma.backing, Backing::Kernel(_)) {
             return Ok(());
         }
@@ -229,14 +233,7 @@ impl Dump {
 
     fn finish_run(&mut self) {
         if let Some(run) = self.run.take() {
-            let pages = (run.end - run.start) / LEN_PAGE;
-            self.pages.entries.push(PagemapEntry {
-                vaddr: run.start,
-                compat_nr_pages: pages as u32,
-                nr_pages: Some(pages),
-                flags: Some(pagemap_flags::PRESENT),
-                ..Default::default()
-            });
+            self.pages.entries.push(self::run(run.start, run.end));
         }
     }
 }
@@ -252,7 +249,20 @@ fn extend(ranges: &mut Vec<(u64, u64)>, at: u64, gap: u64) {
     }
 }
 
-fn is_zero(page: &[u8]) -> bool {
+/// Encodes a run of pages that are in the pages file.
+pub fn run(start: u64, end: u64) -> PagemapEntry {
+    let pages = (end - start) / LEN_PAGE;
+    PagemapEntry {
+        vaddr: start,
+        compat_nr_pages: pages as u32,
+        nr_pages: Some(pages),
+        flags: Some(pagemap_flags::PRESENT),
+        ..Default::default()
+    }
+}
+
+/// Returns whether a page holds nothing but zeros.
+pub fn is_zero(page: &[u8]) -> bool {
     let (words, rest) = page.as_chunks::<8>();
     rest.iter().all(|byte| *byte == 0) && words.iter().all(|word| u64::from_ne_bytes(*word) == 0)
 }

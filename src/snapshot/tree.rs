@@ -205,6 +205,7 @@ pub fn merge(part: Set, set: &mut Set) {
     } else {
         set.pstree.extend(part.pstree);
         set.tasks.extend(part.tasks);
+        set.shmem.extend(part.shmem);
     }
 }
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::Refusal;
+use super::{Refusal, shared};
 use crate::sys::memory::LEN_PAGE;
 
 /// What an area is.
@@ -18,6 +18,13 @@ pub enum Backing {
     Stack,
     /// `[vdso]`, `[vvar]`, `[vvar_vclock]`: the kernel's.
     Kernel(KernelArea),
+    /// A memfd, or shared anonymous memory.
+    Memory {
+        /// Its name.
+        name: Vec<u8>,
+        /// Its inode on the kernel's own mount.
+        inode: u64,
+    },
     /// A file.
     File {
         /// Its path.
@@ -59,6 +66,8 @@ pub struct Vma {
     pub flags: Vec<[u8; 2]>,
     /// Resident and swapped memory in KiB.
     pub resident_kib: u64,
+    /// Swapped memory in KiB.
+    pub swapped_kib: u64,
     /// The protection key (`pkeys(7)`).
     pub protection_key: u64,
     /// Whether its content must be dumped whole: nothing outside the image
@@ -98,6 +107,7 @@ pub fn parse(smaps: &[u8], pages_file: &str) -> Result<Vec<Vma>, Refusal> {
             vma.flags = flags.filter_map(|flag| <[u8; 2]>::try_from(flag).ok()).collect();
         } else if line.starts_with(b"Rss:") || line.starts_with(b"Swap:") {
             vma.resident_kib += number(line);
+            vma.swapped_kib += if line.starts_with(b"Swap:") { number(line) } else { 0 };
         } else if line.starts_with(b"ProtectionKey:") {
             vma.protection_key = number(line);
         }
@@ -165,6 +175,9 @@ fn parse_header(line: &[u8]) -> Result<Option<Vma>, Refusal> {
             let name = String::from_utf8_lossy(name);
             return Err(Refusal::lasting(format!("memory at {start:#x} is the kernel's {name}")));
         }
+        _ if is_memory(dev, name) => {
+            Backing::Memory { name: shared::name_of(name).unwrap_or(name).to_vec(), inode }
+        }
         _ => {
             Backing::File { path: PathBuf::from(unescape(name)), dev: dev.unwrap_or((0, 0)), inode }
         }
@@ -178,9 +191,17 @@ fn parse_header(line: &[u8]) -> Result<Option<Vma>, Refusal> {
         backing,
         flags: Vec::new(),
         resident_kib: 0,
+        swapped_kib: 0,
         protection_key: 0,
         whole: false,
     }))
+}
+
+/// Returns whether a mapping is of a memfd or of shared anonymous memory; a
+/// file of that name is on another device.
+fn is_memory(dev: Option<(u32, u32)>, name: &[u8]) -> bool {
+    let dev = dev.map(|(major, minor)| libc::makedev(major, minor));
+    shared::name_of(name).is_some() && dev.is_some_and(shared::is_kernels_mount)
 }
 
 /// Undoes the octal escape of a newline in a name (`seq_file_path`).
@@ -241,7 +262,7 @@ fn check(vma: &Vma) -> Result<(), Refusal> {
         if vma.shared && name.starts_with(b"/dev/") && !name.starts_with(b"/dev/shm/") {
             return no(&format!("a mapping of the device {shown}"));
         }
-    } else if vma.shared {
+    } else if vma.shared && !matches!(vma.backing, Backing::Memory { .. }) {
         return no("shared anonymous memory");
     }
     Ok(())

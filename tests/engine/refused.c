@@ -46,14 +46,6 @@ static void connected(void)
 	printf("peer 127.0.0.1:%d\n", ntohs(address.sin_port));
 }
 
-static void *shared(int fd)
-{
-	void *at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	MUST(at != MAP_FAILED);
-	strcpy(at, "shared");
-	return at;
-}
-
 static void *slow_to_exec(void *unused)
 {
 	struct timespec two = {2, 0};
@@ -141,16 +133,13 @@ static void start(const char *kind)
 			;
 	} else if (!strcmp(kind, "packets")) {
 		MUST(!pipe2(ends, O_DIRECT));
-	} else if (!strcmp(kind, "memfd")) {
-		fd = memfd_create("heap", 0);
-		MUST(fd >= 0 && !ftruncate(fd, 4096));
-		shared(fd);
+	} else if (!strcmp(kind, "memfd-huge")) {
+		fd = memfd_create("huge", MFD_HUGETLB);
+		MUST(fd >= 0 && !ftruncate(fd, 2 << 20));
+		MUST(mmap(NULL, 2 << 20, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0) != MAP_FAILED);
 		close(fd);
-	} else if (!strcmp(kind, "memfd-open")) {
-		MUST(memfd_create("open", 0) >= 0);
-	} else if (!strcmp(kind, "shared-anonymous")) {
-		void *at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-		MUST(at != MAP_FAILED);
+	} else if (!strcmp(kind, "memfd-huge-open")) {
+		MUST(memfd_create("huge", MFD_HUGETLB) >= 0);
 	} else if (!strcmp(kind, "sysv")) {
 		int id = shmget(IPC_PRIVATE, 4096, 0600);
 		MUST(id >= 0 && shmat(id, NULL, 0) != (void *)-1 && !shmctl(id, IPC_RMID, NULL));

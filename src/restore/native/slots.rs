@@ -23,6 +23,8 @@ pub(super) const LOWEST_SLOT: u32 = 64;
 /// Descriptors of the restore, all above the program's.
 pub(super) struct Slots {
     pub(super) pages: OwnedFd,
+    /// The other pages files, by id.
+    more_pages: Vec<(u32, OwnedFd)>,
     pub(super) exe: OwnedFd,
     pub(super) signal: OwnedFd,
     reader: OwnedFd,
@@ -54,21 +56,19 @@ impl Slots {
         let file = plan.file();
         // Two more: the ends of a pipe may both be made above the last one.
         let lowest = (file.fd_ceiling + 2).max(LOWEST_SLOT);
-        let count = 16 + spare + request.keep.len() + request.lent.len();
-        let nofile = raise_limit(u64::from(lowest) + count as u64)?;
+        let more = spare + request.keep.len() + request.lent.len() + file.more_pages.len();
+        let nofile = raise_limit(u64::from(lowest) + 16 + more as u64)?;
         let above = |fd: &dyn AsFd| {
             fcntl(fd.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(lowest as RawFd))
                 .map(crate::sys::pidfd::adopt)
                 .map_err(|error| unusable(format!("descriptors above {lowest}: {error}")))
         };
         let name = pages_file(file.pages_id.unwrap_or(1));
-        let (pages, metadata) = open(&request.dir.join(&name))?;
-        let len = metadata.len();
-        if len != file.len_pages {
-            return Err(unusable(format!(
-                "{name} has {len} bytes, {PLAN_FILE} asks for {}",
-                file.len_pages
-            )));
+        let pages = open_pages(request.dir, &name, file.len_pages)?;
+        let mut more_pages = Vec::with_capacity(file.more_pages.len());
+        for wanted in &file.more_pages {
+            let pages = open_pages(request.dir, &pages_file(wanted.id), wanted.len)?;
+            more_pages.push((wanted.id, above(&pages)?));
         }
         let exe = open_program(Path::new(std::ffi::OsStr::from_bytes(&file.exe)), request)?;
         let (reader, writer) = io::pipe().map_err(|error| unusable(error.to_string()))?;
@@ -92,6 +92,7 @@ impl Slots {
         }
         Ok(Self {
             pages: above(&pages)?,
+            more_pages,
             exe: above(&exe)?,
             signal: above(&writer)?,
             reader: reader.into(),
@@ -104,9 +105,24 @@ impl Slots {
         self.callers.iter().map(|(number, duplicate)| (*number, duplicate.as_raw_fd())).collect()
     }
 
+    pub(super) fn more_pages(&self) -> Vec<(u32, RawFd)> {
+        self.more_pages.iter().map(|(id, pages)| (*id, pages.as_raw_fd())).collect()
+    }
+
     pub(super) fn into_reader(self) -> OwnedFd {
         self.reader
     }
+}
+
+/// Opens a pages file, which must have this length in bytes.
+fn open_pages(dir: &Path, name: &str, expected: u64) -> Result<File, CannotRestore> {
+    let (pages, metadata) = open(&dir.join(name))?;
+    let len = metadata.len();
+    if len != expected {
+        let what = format!("{name} has {len} bytes, {PLAN_FILE} asks for {expected}");
+        return Err(unusable(what));
+    }
+    Ok(pages)
 }
 
 /// Opens the program's file, which `/proc/PID/exe` will name: nothing else of

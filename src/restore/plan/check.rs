@@ -6,13 +6,15 @@
 //! restore itself may lie, nor the kernel's areas: overwritten, the
 //! interpreter would run what a file says instead of what was checked.
 
-use super::{Arg, KernelAreaKind, Operation, PlanFile};
+use super::{Arg, KernelAreaKind, Operation, PagesFile, PlanFile};
 use crate::sys::arch::TASK_SIZE;
 
 /// Lowest address that may be mapped (`vm.mmap_min_addr` is 65536 by default;
 /// the kernel has the last word).
 const MIN_ADDR: u64 = 4096;
 const LEN_PAGE: u64 = 4096;
+/// Each is a descriptor of the launcher's.
+const MAX_PAGES_FILES: usize = 1024;
 const MAX_THREADS: usize = 100_000;
 const MAX_OPERATIONS: usize = 4_000_000;
 /// `kernel.pid_max` never exceeds this (`PID_MAX_LIMIT`).
@@ -40,6 +42,8 @@ enum Kind {
     Fd,
     /// A path, with its zero byte, in the data.
     Path,
+    /// A name, which may be empty, with its zero byte, in the data.
+    Name,
     /// A structure of this length in the data.
     Struct(u64),
     /// Bytes in the data; the next argument is their length.
@@ -54,7 +58,7 @@ enum Kind {
     Flags(u64, u64),
 }
 
-use Kind::{Address, Any, Bytes, Fd, Flags, OneOf, Path, Range, Small, Struct, Zero};
+use Kind::{Address, Any, Bytes, Fd, Flags, Name, OneOf, Path, Range, Small, Struct, Zero};
 
 const MAP: u64 = libc::MAP_FIXED as u64;
 const MAP_MAY: u64 = (libc::MAP_PRIVATE
@@ -69,9 +73,16 @@ const PRCTLS: &[u64] = &[
     libc::PR_SET_THP_DISABLE as u64,
     libc::PR_SET_TIMERSLACK as u64,
 ];
+/// Whether code may be run from it, sealing, close-on-exec.
+const MEMFD: u64 = (libc::MFD_ALLOW_SEALING | libc::MFD_CLOEXEC | libc::MFD_EXEC) as u64;
 const PR_SET_NAME: u64 = libc::PR_SET_NAME as u64;
 const SETLK: u64 = libc::F_SETLK as u64;
-const SETTERS: &[u64] = &[libc::F_SETFL as u64, libc::F_SETFD as u64, libc::F_SETPIPE_SZ as u64];
+const SETTERS: &[u64] = &[
+    libc::F_SETFL as u64,
+    libc::F_SETFD as u64,
+    libc::F_SETPIPE_SZ as u64,
+    libc::F_ADD_SEALS as u64,
+];
 
 /// Advice that describes memory, and guard pages; what throws pages away,
 /// poisons them or punches holes into files is none of a restore's.
@@ -99,6 +110,9 @@ fn signature(number: i64, selector: u64) -> Option<&'static [Kind]> {
         libc::SYS_madvise => &[Range, Any, OneOf(ADVICE)],
         libc::SYS_mlock2 => &[Range, Any, OneOf(&[0, 1])],
         libc::SYS_pread64 => &[Fd, Range, Any, Any],
+        libc::SYS_memfd_create => &[Name, Flags(0, MEMFD)],
+        libc::SYS_ftruncate => &[Fd, Any],
+        libc::SYS_sendfile => &[Fd, Fd, Zero, Any],
         libc::SYS_openat => &[OneOf(&[AT_FDCWD]), Path, Small, Small],
         libc::SYS_mkdirat => &[OneOf(&[AT_FDCWD]), Path, Small],
         libc::SYS_unlinkat => &[OneOf(&[AT_FDCWD]), Path, Zero],
@@ -153,6 +167,7 @@ pub fn check(plan: &PlanFile) -> Result<(), String> {
     if u64::from(plan.fd_ceiling) > MAX_FD || !plan.len_pages.is_multiple_of(LEN_PAGE) {
         return Err("its sizes cannot be".into());
     }
+    more_pages(plan)?;
     if plan.vdso_digest.len() != 32 || plan.exe.first() != Some(&b'/') || plan.exe.contains(&0) {
         return Err("its program or digest cannot be".into());
     }
@@ -171,6 +186,22 @@ pub fn check(plan: &PlanFile) -> Result<(), String> {
     in_data(plan, plan.memory_map.auxv_offset, plan.memory_map.auxv_len)?;
     for (index, operation) in plan.operations.iter().enumerate() {
         examined.operation(operation).map_err(|what| format!("operation {index}: {what}"))?;
+    }
+    Ok(())
+}
+
+/// Checks what pages files it names: each once, none of them the first.
+fn more_pages(plan: &PlanFile) -> Result<(), String> {
+    let mut ids: Vec<u32> = plan.more_pages.iter().map(|pages| pages.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let is_whole = |pages: &PagesFile| pages.len.is_multiple_of(LEN_PAGE);
+    if ids.len() != plan.more_pages.len()
+        || ids.len() > MAX_PAGES_FILES
+        || ids.first().is_some_and(|id| *id < 2)
+        || !plan.more_pages.iter().all(is_whole)
+    {
+        return Err("its pages files cannot be".into());
     }
     Ok(())
 }
@@ -297,6 +328,7 @@ impl Examined<'_> {
             (Any, Arg::Value(_)) | (Zero, Arg::Value(0)) => Ok(()),
             (Small, Arg::Value(value)) if value < 1 << 31 => Ok(()),
             (Fd, Arg::Pages) => Ok(()),
+            (Fd, Arg::MorePages(id)) if self.has_pages(id) => Ok(()),
             (Fd, Arg::Caller(fd)) if plan.given.iter().any(|given| given.source as u64 == fd) => {
                 Ok(())
             }
@@ -309,6 +341,13 @@ impl Examined<'_> {
                 match rest.and_then(|rest| rest.iter().take(4097).position(|byte| *byte == 0)) {
                     Some(len) if len > 0 => Ok(()),
                     _ => no("is not a path"),
+                }
+            }
+            (Name, Arg::Data(offset)) => {
+                let rest = usize::try_from(offset).ok().and_then(|at| plan.data.get(at..));
+                match rest.is_some_and(|rest| rest.iter().take(4097).any(|byte| *byte == 0)) {
+                    true => Ok(()),
+                    false => no("is not a name"),
                 }
             }
             (Struct(len), Arg::Data(offset)) => in_data(plan, offset, len),
@@ -329,6 +368,10 @@ impl Examined<'_> {
             }
             _ => no("is not allowed"),
         }
+    }
+
+    fn has_pages(&self, id: u64) -> bool {
+        self.plan.more_pages.iter().any(|pages| u64::from(pages.id) == id)
     }
 
     /// Refuses a range that the restore needs for itself.

@@ -19,6 +19,8 @@ pub enum Arg {
     Pages,
     /// The descriptor that the caller gave under this number.
     Caller(u64),
+    /// The descriptor of the pages file with this id, beside the first one.
+    MorePages(u64),
 }
 
 /// What the result of an operation must be.
@@ -44,7 +46,7 @@ pub struct Operation {
     pub check: u8,
     /// Four bits an argument, the first lowest: 0 the value itself, 1 an
     /// offset into the data, 2 the descriptor of the pages file, 3 the
-    /// caller's descriptor of that number.
+    /// caller's descriptor of that number, 4 the pages file of that id.
     pub kinds: u32,
     /// The arguments.
     pub arguments: [u64; ARGUMENTS_MAX],
@@ -64,6 +66,7 @@ impl Operation {
                 Arg::Data(offset) => (1, *offset),
                 Arg::Pages => (2, 0),
                 Arg::Caller(number) => (3, *number),
+                Arg::MorePages(id) => (4, *id),
             };
             kinds |= kind << (4 * index);
             *place = value;
@@ -90,6 +93,7 @@ impl Operation {
             1 => Arg::Data(value),
             2 => Arg::Pages,
             3 => Arg::Caller(value),
+            4 => Arg::MorePages(value),
             _ => Arg::Value(value),
         }
     }
@@ -109,7 +113,7 @@ impl Operation {
         let count = usize::from(self.count);
         count <= count_max.min(ARGUMENTS_MAX)
             && self.kinds >> (4 * count) == 0
-            && (0..count).all(|index| self.kinds >> (4 * index) & 15 <= 3)
+            && (0..count).all(|index| self.kinds >> (4 * index) & 15 <= 4)
             && self.arguments[count..].iter().all(|value| *value == 0)
             && self.check <= 2
             && (self.check == 2 || self.expected == 0)
@@ -174,7 +178,7 @@ mod tests {
             Operation { count: 7, ..good },
             Operation { count: 1, ..good },
             Operation { kinds: 0x110, ..good },
-            Operation { kinds: 0x40, ..good },
+            Operation { kinds: 0x50, ..good },
             Operation { check: 3, ..good },
             Operation { expected: 1, ..good },
             Operation::new(1, &[Arg::Value(0); 7], Check::Ok),

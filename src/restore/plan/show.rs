@@ -32,6 +32,7 @@ names! {
     SYS_umask "umask", SYS_personality "personality", SYS_membarrier "membarrier",
     SYS_setitimer "setitimer", SYS_prctl "prctl", SYS_arch_prctl "arch_prctl",
     SYS_set_tid_address "set_tid_address", SYS_set_robust_list "set_robust_list",
+    SYS_memfd_create "memfd_create", SYS_ftruncate "ftruncate", SYS_sendfile "sendfile",
     SYS_rseq "rseq", SYS_ioctl "ioctl", SYS_setpgid "setpgid", SYS_setsid "setsid",
     SYS_sched_setaffinity "sched_setaffinity", SYS_setpriority "setpriority",
 }
@@ -40,7 +41,7 @@ names! {
 fn path_argument(number: u16) -> Option<usize> {
     match i64::from(number) {
         libc::SYS_openat | libc::SYS_mkdirat | libc::SYS_unlinkat => Some(1),
-        libc::SYS_chdir => Some(0),
+        libc::SYS_chdir | libc::SYS_memfd_create => Some(0),
         _ => None,
     }
 }
@@ -58,6 +59,7 @@ impl Plan {
                 Arg::Data(offset) if path => format!("{:?}", self.path(offset)),
                 Arg::Data(offset) => format!("data+{offset:#x}"),
                 Arg::Pages => "pages".into(),
+                Arg::MorePages(id) => format!("pages-{id}"),
                 Arg::Caller(fd) => format!("caller's {fd}"),
                 Arg::Value(value) if (value as i64) < 0 => format!("{}", value as i64),
                 Arg::Value(value) if value < 4096 => value.to_string(),

@@ -9,7 +9,8 @@ use std::io::{self, Read};
 use prost::Message;
 
 use super::format::{
-    Clocks, Facts, GivenDescriptor, KernelArea, Kin, MemoryMap, Shared, Thread as ThreadFacts,
+    Clocks, Facts, GivenDescriptor, KernelArea, Kin, MemoryMap, PagesFile, Shared,
+    Thread as ThreadFacts,
 };
 use super::operation::{LEN_RECORD, Operation};
 
@@ -45,6 +46,7 @@ pub struct PlanFile {
     pub tree: Vec<Kin>,
     pub shared: Option<Shared>,
     pub pages_id: Option<u32>,
+    pub more_pages: Vec<PagesFile>,
 }
 
 /// One thread.
@@ -103,6 +105,7 @@ impl PlanFile {
             tree: self.tree.clone(),
             shared: self.shared,
             pages_id: self.pages_id,
+            more_pages: self.more_pages.clone(),
         }
     }
 
@@ -157,6 +160,7 @@ impl PlanFile {
             tree: facts.tree,
             shared: facts.shared,
             pages_id: facts.pages_id,
+            more_pages: facts.more_pages,
         })
     }
 }

@@ -28,6 +28,19 @@ const FLOCK: u32 = 2;
 pub(super) struct Numbers(BTreeSet<i32>);
 
 impl Numbers {
+    /// Only the caller's 0, 1 and 2 are.
+    pub(super) fn new() -> Self {
+        Self((0..3).collect())
+    }
+
+    pub(super) fn take(&mut self, number: i32) {
+        self.0.insert(number);
+    }
+
+    pub(super) fn give_back(&mut self, number: i32) {
+        self.0.remove(&number);
+    }
+
     fn lowest_free_but(&self, taken: i32) -> i32 {
         let free = |number: &i32| *number != taken && !self.0.contains(number);
         (0..).find(free).unwrap_or(i32::MAX)
@@ -39,13 +52,13 @@ impl Numbers {
 }
 
 /// A descriptor of the image on its way to its number.
-struct Target {
-    fd: i32,
-    cloexec: bool,
+pub(super) struct Target {
+    pub(super) fd: i32,
+    pub(super) cloexec: bool,
 }
 
 impl Target {
-    fn of(entry: &FdinfoEntry) -> Self {
+    pub(super) fn of(entry: &FdinfoEntry) -> Self {
         Self { fd: entry.fd as i32, cloexec: entry.flags & libc::FD_CLOEXEC as u32 != 0 }
     }
 
@@ -55,21 +68,21 @@ impl Target {
 }
 
 impl Planner<'_> {
-    /// Plans all descriptors; returns one more than the highest.
+    /// Plans all descriptors; returns one more than the highest. Some of them
+    /// are there already: `made` says where each open file description has its
+    /// first one.
     pub(super) fn descriptors(
         &mut self,
         task: &Task,
         locks: &[FileLockEntry],
+        mut numbers: Numbers,
+        mut made: BTreeMap<u32, i32>,
     ) -> Result<u32, PlannerError> {
-        let mut numbers = Numbers((0..3).collect());
         self.given(&mut numbers);
         let mut entries: Vec<&FdinfoEntry> = task.fdinfo.iter().collect();
         entries.sort_by_key(|entry| entry.fd);
         let given = |fd: u32| self.facts.given.iter().any(|given| given.fd == fd as i32);
         let own: Vec<&FdinfoEntry> = entries.iter().copied().filter(|e| !given(e.fd)).collect();
-        // Where each open file description has its first descriptor.
-        let mut made: BTreeMap<u32, i32> =
-            self.family.map_or_else(BTreeMap::new, |family| family.slots().clone());
         for entry in &own {
             let target = Target::of(entry);
             if target.fd < 0 {
@@ -162,7 +175,7 @@ impl Planner<'_> {
     }
 
     /// Moves a descriptor that was just made as `from` to its number.
-    fn settle(&mut self, from: i32, target: &Target, numbers: &mut Numbers) {
+    pub(super) fn settle(&mut self, from: i32, target: &Target, numbers: &mut Numbers) {
         if from != target.fd {
             self.duplicate(from, target, numbers);
             self.must(libc::SYS_close, &[value(from)]);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::descriptors::Numbers;
 use super::{Check, KernelArea, PageMode, Planner, PlannerError, Policy, area, kernel_area, value};
 use crate::image::proto::VmaEntry;
 use crate::image::{PageRun, Task, vma_status};
@@ -23,7 +24,12 @@ const BINDING_ADVICE: [i32; 2] = [libc::MADV_DONTFORK, libc::MADV_WIPEONFORK];
 impl Planner<'_> {
     /// Plans all memory; returns the kernel's areas and the length that the
     /// pages file must have.
-    pub(super) fn memory(&mut self, task: &Task) -> Result<(Vec<KernelArea>, u64), PlannerError> {
+    pub(super) fn memory(
+        &mut self,
+        task: &Task,
+        numbers: &mut Numbers,
+        made: &mut BTreeMap<u32, i32>,
+    ) -> Result<(Vec<KernelArea>, u64), PlannerError> {
         let wrong = |what: String| PlannerError::Inconsistent(what);
         let runs = task.page_runs().map_err(|error| wrong(error.to_string()))?;
         let len_pages = runs.len_bytes();
@@ -47,7 +53,9 @@ impl Planner<'_> {
                 areas.push(area(kind, vma.start, vma.end - vma.start));
                 continue;
             }
-            if vma.status & (vma_status::FILE_PRIVATE | vma_status::FILE_SHARED) != 0 {
+            if vma.status & vma_status::MEMFD != 0 {
+                // Mapped with the others of its memory.
+            } else if vma.status & (vma_status::FILE_PRIVATE | vma_status::FILE_SHARED) != 0 {
                 by_file.entry(vma.shmid).or_default().push(vma);
             } else if vma.status & vma_status::ANON_PRIVATE == 0 {
                 let what = format!("memory at {:#x} of kind {:#x}", vma.start, vma.status);
@@ -61,6 +69,7 @@ impl Planner<'_> {
         for (id, vmas) in by_file {
             self.file_mappings(id, &vmas, &contents)?;
         }
+        self.shared_memory(task, &contents, numbers, made)?;
         for (vma, own) in &contents {
             self.content(vma, own);
         }
@@ -122,7 +131,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn map(&mut self, addr: u64, len: u64, prot: u32, flags: u32, fd: Arg, offset: u64) {
+    pub(super) fn map(&mut self, addr: u64, len: u64, prot: u32, flags: u32, fd: Arg, offset: u64) {
         let args = [
             Arg::Value(addr),
             Arg::Value(len),
@@ -192,7 +201,7 @@ impl Planner<'_> {
 }
 
 /// The flags of `mmap` for an area; locking comes when its pages are there.
-fn map_flags(vma: &VmaEntry) -> u32 {
+pub(super) fn map_flags(vma: &VmaEntry) -> u32 {
     let carried = libc::MAP_PRIVATE
         | libc::MAP_SHARED
         | libc::MAP_ANONYMOUS

@@ -159,7 +159,7 @@ impl Reader<'_> {
 
     /// Reads the locks that this descriptor holds:
     /// `lock: 1: FLOCK  ADVISORY  WRITE 1234 fe:00:4711 0 EOF`.
-    fn locks(&mut self, descriptor: &Descriptor) -> Result<(), Refusal> {
+    pub(super) fn locks(&mut self, descriptor: &Descriptor) -> Result<(), Refusal> {
         self.locks_but(descriptor, &[])
     }
 
