@@ -89,7 +89,7 @@ fn every_flipped_byte_is_found() {
 fn another_version_is_named() {
     let mut bytes = planner::compile(&golden(), &facts(PageMode::Mapped)).unwrap().encode();
     bytes[8] += 1;
-    assert!(matches!(Plan::decode(&bytes), Err(PlanError::Version(5))));
+    assert!(matches!(Plan::decode(&bytes), Err(PlanError::Version(6))));
 }
 
 fn hostile(change: impl FnOnce(&mut PlanFile)) -> Result<Plan, PlanError> {
