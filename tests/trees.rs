@@ -118,10 +118,7 @@ fn a_prefork_server_comes_back_whole_and_ends_by_one_signal() {
     if let Ok(taken) = taken {
         let mut run = server.start(&[]);
         let status = run.wait_status(|_| true);
-        assert_eq!(
-            (&status["outcome"], &status["pids"]),
-            (&"restored".into(), &"namespace".into())
-        );
+        assert_eq!(status["pids"], "namespace", "{status}");
         all_answer(&mut run, &workers);
         assert_eq!(run.end().code(), Some(7));
         drop(taken);

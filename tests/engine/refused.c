@@ -69,8 +69,9 @@ static int life(void *unused)
 {
 	(void)unused;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	for (;;)
-		pause();
+	while (pause())
+		;
+	return 0;
 }
 
 /* A child with these flags of clone(2), old enough to belong to us. */
