@@ -317,6 +317,8 @@ fn read_all(capture: &Capture<'_>, stopped: &[tree::Process]) -> Result<ReadStat
         state.len_pages += len;
     }
     let shared = files.finish(&mut state.set);
+    planner::check_tree(&state.set, &state.facts)
+        .map_err(|error| Refusal::lasting(error.to_string()))?;
     for facts in &mut state.facts {
         facts.written.clone_from(&shared.written);
     }

@@ -242,6 +242,16 @@ pub fn compile_all(set: &Set, facts: &[Facts]) -> Result<Vec<Plan>, PlannerError
     }
 }
 
+/// Refuses processes that cannot be made as they are to one another: what
+/// [`compile_all`] finds out first, while the program still stands.
+pub fn check_tree(set: &Set, facts: &[Facts]) -> Result<(), PlannerError> {
+    if facts.len() > 1 || set.tasks.len() > 1 {
+        tree::Family::new(set, facts).map(drop)
+    } else {
+        Ok(())
+    }
+}
+
 fn compile_task(
     set: &Set,
     task: &Task,

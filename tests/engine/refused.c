@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,6 +57,26 @@ static void *slow_to_exec(void *unused)
 	return unused;
 }
 
+static int life(void *unused)
+{
+	(void)unused;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	while (pause())
+		;
+	return 0;
+}
+
+/* A child with these flags of clone(2), old enough to belong to us. */
+static pid_t child(int flags)
+{
+	static char stacks[2][65536] __attribute__((aligned(16)));
+	static int made;
+	struct timespec old = {0, 300000000};
+	pid_t pid = clone(life, stacks[made++] + 65536, flags, NULL);
+	nanosleep(&old, NULL);
+	return pid;
+}
+
 static void on_alarm(int signal)
 {
 	(void)signal;
@@ -92,15 +113,33 @@ static void start(const char *kind)
 		MUST(!socketpair(AF_UNIX, SOCK_STREAM, 0, ends));
 	} else if (!strcmp(kind, "netlink")) {
 		MUST(socket(AF_NETLINK, SOCK_RAW, 0) >= 0);
-	} else if (!strcmp(kind, "child")) {
-		if (!fork()) {
-			prctl(PR_SET_PDEATHSIG, SIGKILL);
+	} else if (!strcmp(kind, "child-memory")) {
+		MUST(child(CLONE_VM | SIGCHLD) > 0);
+	} else if (!strcmp(kind, "child-fds")) {
+		MUST(child(CLONE_FILES | SIGCHLD) > 0);
+	} else if (!strcmp(kind, "child-cwd")) {
+		MUST(child(CLONE_FS | SIGCHLD) > 0);
+	} else if (!strcmp(kind, "child-signal")) {
+		MUST(child(SIGUSR1) > 0);
+	} else if (!strcmp(kind, "child-group")) {
+		/* In the group of a process that is gone. */
+		pid_t leader = fork();
+		if (!leader)
 			for (;;)
 				pause();
-		}
-	} else if (!strcmp(kind, "zombie-child")) {
-		if (!fork())
+		MUST(!setpgid(leader, leader));
+		pid_t member = child(SIGCHLD);
+		MUST(member > 0 && !setpgid(member, leader));
+		MUST(!kill(leader, SIGKILL) && waitpid(leader, NULL, 0) == leader);
+	} else if (!strcmp(kind, "child-session")) {
+		/* In a session whose leader is gone, below us by adoption. */
+		MUST(!prctl(PR_SET_CHILD_SUBREAPER, 1));
+		pid_t leader = fork();
+		if (!leader) {
+			MUST(setsid() > 0 && child(SIGCHLD) > 0);
 			_exit(0);
+		}
+		MUST(waitpid(leader, NULL, 0) == leader);
 	} else if (!strcmp(kind, "timer")) {
 		timer_t timer;
 		struct itimerspec spec = {{1000, 0}, {1000, 0}};

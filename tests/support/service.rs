@@ -258,14 +258,19 @@ impl Run {
     }
 
     /// Ends the program by SIGTERM to warmstart.
-    pub fn end(mut self) -> ExitStatus {
+    pub fn end(self) -> ExitStatus {
         kill(Pid::from_raw(self.pid()), Signal::SIGTERM).unwrap();
+        self.wait()
+    }
+
+    /// Waits for the program's end.
+    pub fn wait(mut self) -> ExitStatus {
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < end, "SIGTERM does not end it:\n{}", self.said());
+            assert!(Instant::now() < end, "it does not end:\n{}", self.said());
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -167,7 +167,8 @@ pub fn try_dump(pid: i32, image: &Path, options: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// Dumps a process; a timer's signal that is just on its way is waited out.
+/// Dumps a process; a timer's signal that is just on its way is waited out, and
+/// the first moments of its children.
 pub fn dump(pid: i32, image: &Path, options: &[&str]) {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -175,8 +176,10 @@ pub fn dump(pid: i32, image: &Path, options: &[&str]) {
         if output.status.success() {
             return;
         }
-        let pending = stderr(&output).trim_end().ends_with("pending");
-        assert!(pending && Instant::now() < end, "{}", stderr(&output));
+        let said = stderr(&output);
+        let passing = ["pending", "has just been started"];
+        let passing = passing.iter().any(|what| said.trim_end().ends_with(what));
+        assert!(passing && Instant::now() < end, "{said}");
         std::thread::sleep(Duration::from_millis(7));
     }
 }

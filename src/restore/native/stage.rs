@@ -23,7 +23,9 @@ use crate::sys::memory::{FixedMapping, LEN_PAGE, Pages, Sharing};
 use crate::sys::namespaces::{Enclosure, Time};
 
 /// Words of the report page: whether the program is released (1) or was given
-/// up (2), what failed, and where.
+/// up (2), what failed first, and where; the word behind them is the
+/// interpreter's, to find that out. From 64 on it is what processes meet at
+/// (`program/tree.rs`).
 const REPORT_STATE: usize = 0;
 const REPORT_RESULT: usize = 8;
 const REPORT_AT: usize = 16;

@@ -150,9 +150,13 @@ impl Stages {
         let Some(plan) = family.parts.iter().find(|plan| plan.pid() == pid) else {
             return root.failure(&family.plan);
         };
+        let inside = |step| format!("process {pid}: {step}");
         match stage.failure(plan) {
             CannotRestore::Step { step, errno } => {
-                CannotRestore::Step { step: format!("process {pid}: {step}"), errno }
+                CannotRestore::Step { step: inside(step), errno }
+            }
+            CannotRestore::Raced { step, errno } => {
+                CannotRestore::Raced { step: inside(step), errno }
             }
             other => other,
         }

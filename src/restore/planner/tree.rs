@@ -22,24 +22,9 @@ pub(super) struct Family {
 
 /// Compiles the plans of a tree; of those that have ended there is none.
 pub(super) fn compile(set: &Set, facts: &[Facts]) -> Result<Vec<Plan>, PlannerError> {
-    let living: Vec<&Task> = set.tasks.iter().filter(|task| !task.has_ended()).collect();
-    let [root, ..] = facts else {
-        return Err(PlannerError::Inconsistent("no process lives".into()));
-    };
-    if living.len() != facts.len() || set.pstree.len() != set.tasks.len() {
-        return Err(PlannerError::Inconsistent("facts of other processes".into()));
-    }
-    let mut kin = relatives(&set.pstree, root.changed.leads)?;
-    for (kin, task) in kin.iter_mut().zip(&set.tasks) {
-        describe(kin, task);
-    }
-    let mut family = Family { kin, slots: BTreeMap::new(), watchers: BTreeMap::new() };
-    family.share(set, &living, facts)?;
-    living
-        .iter()
-        .zip(facts)
-        .map(|(task, facts)| compile_task(set, task, facts, Some(&family)))
-        .collect()
+    let family = Family::new(set, facts)?;
+    let living = set.tasks.iter().filter(|task| !task.has_ended()).zip(facts);
+    living.map(|(task, facts)| compile_task(set, task, facts, Some(&family))).collect()
 }
 
 /// Adds what the image says of one process alone.
@@ -54,6 +39,24 @@ fn describe(kin: &mut Kin, task: &Task) {
 }
 
 impl Family {
+    /// Finds out what the processes of an image have to do with one another.
+    pub(super) fn new(set: &Set, facts: &[Facts]) -> Result<Self, PlannerError> {
+        let living: Vec<&Task> = set.tasks.iter().filter(|task| !task.has_ended()).collect();
+        let [root, ..] = facts else {
+            return Err(PlannerError::Inconsistent("no process lives".into()));
+        };
+        if living.len() != facts.len() || set.pstree.len() != set.tasks.len() {
+            return Err(PlannerError::Inconsistent("facts of other processes".into()));
+        }
+        let mut kin = relatives(&set.pstree, root.changed.leads)?;
+        for (kin, task) in kin.iter_mut().zip(&set.tasks) {
+            describe(kin, task);
+        }
+        let mut family = Self { kin, slots: BTreeMap::new(), watchers: BTreeMap::new() };
+        family.share(set, &living, facts)?;
+        Ok(family)
+    }
+
     /// Returns the tree for a plan: only the root's has it.
     pub(super) fn kin_in_plan(&self, task: &Task) -> Vec<Kin> {
         if self.is_root(task) { self.kin.clone() } else { Vec::new() }

@@ -7,7 +7,8 @@
 //! `rbx` points at the current one, `r15` at the report page.
 //!
 //! On a failed check it writes the result and the instruction's address to
-//! the report page and ends the process. Nothing of the program has run then.
+//! the report page, unless another thread or process has, and ends the process.
+//! Nothing of the program has run then.
 
 use std::arch::{asm, global_asm};
 use std::mem::size_of;
@@ -258,9 +259,15 @@ warmstart_interpreter_start:
     syscall
     jmp 92b
 
-99: # fail: the result, the instruction, the end
+99: # fail: the result and the instruction, if it is the first one; the end
+    mov rcx, rax
+    xor eax, eax
+    mov edx, 1
+    lock cmpxchg dword ptr [r15 + 24], edx
+    jne 98f
     mov [r15 + 16], rbx
-    mov [r15 + 8], rax
+    mov [r15 + 8], rcx
+98:
     mov edi, 125
     mov eax, 231
     syscall
