@@ -25,6 +25,7 @@ mod files;
 mod memory;
 mod process;
 mod threads;
+mod unheld;
 mod vmas;
 
 /// What happens to the program once its state is read.
@@ -319,6 +320,7 @@ fn by_calls(
         asked.timer_slack.insert(thread.tid(), timer_slack);
         threads.push(crate::image::Thread { tid: thread.tid() as u32, core });
     }
+    unheld::check(group, gate, scratch)?;
     Ok((task, mm, threads, asked))
 }
 
