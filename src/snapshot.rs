@@ -27,6 +27,7 @@ mod process;
 mod shared;
 mod threads;
 mod tree;
+mod unheld;
 mod vmas;
 
 /// What happens to the program once its state is read.
@@ -411,6 +412,7 @@ fn by_calls(
     if let Some(core) = threads.first_mut().and_then(|leader| leader.core.thread_core.as_mut()) {
         core.pdeath_sig = death_signal;
     }
+    unheld::check(group, gate, scratch, death_signal.is_some())?;
     Ok((task, mm, threads, asked))
 }
 

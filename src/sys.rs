@@ -7,6 +7,7 @@
 
 pub mod arch;
 pub mod arena;
+pub mod attributes;
 pub mod auxv;
 pub mod birth;
 pub mod capability;

@@ -32,7 +32,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("pidfd", "fd 3 is anon_inode:[pidfd]"),
     ("pipe", "fd 3 is a pipe whose other end is outside"),
     ("packets", "is a pipe of packets"),
-    ("memfd-huge", "/memfd:huge"),
+    ("memfd-huge", "huge pages"),
     ("memfd-huge-open", "/memfd:huge"),
     ("sysv", "/SYSV"),
     ("deleted", "/deleted (deleted)"),

@@ -121,6 +121,14 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts), Refusal> {
             _ => entries.push(entry),
         }
     }
+    // As CRIU lists them: behind the areas that they lie in.
+    entries.extend(pages.guards.iter().map(|(start, len)| VmaEntry {
+        start: *start,
+        end: start + len,
+        status: vma_status::GUARD,
+        fd: -1,
+        ..Default::default()
+    }));
     let mode = if may_map_code { page_mode(&vmas) } else { PageMode::Copied };
     let fs_entry = FsEntry {
         cwd_id: files.add_path(&directory(pid, "cwd")?, directory_flags())?,

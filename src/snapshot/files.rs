@@ -483,6 +483,9 @@ impl Reader<'_> {
                 ..base
             }),
             b"anon_inode:[timerfd]" => {
+                if is_time_of_day(info) {
+                    return Err(self.refuse(descriptor, "a timerfd set to a time of day"));
+                }
                 let (vsec, vnsec) = info.time("it_value");
                 let (isec, insec) = info.time("it_interval");
                 Ok(FileEntry {
@@ -512,6 +515,16 @@ impl Reader<'_> {
             _ => self.by_path(descriptor, id),
         }
     }
+}
+
+/// Returns whether a timerfd expires at a time of day, or is cancelled when that
+/// is set: the time that is left does not say so (`timerfd_create(2)`).
+fn is_time_of_day(info: &Info) -> bool {
+    const CLOCK_REALTIME_ALARM: u64 = 8;
+    const ABSOLUTE: u64 = 1;
+    info.octal("settime flags") & ABSOLUTE != 0
+        && [libc::CLOCK_REALTIME as u64, CLOCK_REALTIME_ALARM].contains(&info.number("clockid"))
+        && info.time("it_value") != (0, 0)
 }
 
 /// Returns the number in a target such as `pipe:[1234]`.

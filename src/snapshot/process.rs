@@ -143,6 +143,16 @@ fn check_namespaces(pid: i32) -> Result<(), Refusal> {
             _ => {}
         }
     }
+    // Where its children are to be: unknown until there is one (Linux shows
+    // no such namespace without a first process).
+    for name in ["pid_for_children", "time_for_children"] {
+        let inode = |who: &str| fs::metadata(format!("/proc/{who}/ns/{name}")).map(|ns| ns.ino());
+        let Ok(ours) = inode("self") else { continue };
+        if inode(&pid.to_string()).map_or(true, |its| its != ours) {
+            let what = format!("process {pid} has unshared a namespace ({name})");
+            return Err(Refusal::lasting(what));
+        }
+    }
     Ok(())
 }
 
@@ -275,7 +285,7 @@ pub fn read(
         exit_code: 0,
         personality: personality.unwrap_or(0),
         flags: stat.field(9) as u32,
-        blk_sigset: group.leader().signal_mask()?,
+        blk_sigset: remote.signal_mask(),
         comm: comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec(),
         timers: Some(timers_now),
         rlimits: Some(limits(pid)?),

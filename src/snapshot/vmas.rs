@@ -236,6 +236,8 @@ fn check(vma: &Vma) -> Result<(), Refusal> {
         (b"ss", "a shadow stack"),
         (b"sl", "sealed (mseal)"),
         (b"mt", "tagged memory"),
+        // Locked as a whole it would all be made present.
+        (b"lf", "locked page by page (MLOCK_ONFAULT)"),
     ] {
         if vma.has(flag) {
             return no(what);

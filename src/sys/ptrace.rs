@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use libc::{c_void, iovec, pid_t, user_regs_struct};
 
 const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
+const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
 const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
 const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
 const PTRACE_PEEKSIGINFO: libc::c_uint = 0x4209;
@@ -47,6 +48,16 @@ fn request(request: libc::c_uint, tid: pid_t, addr: usize, data: usize) -> io::R
 /// Attaches to a thread without stopping it (`PTRACE_SEIZE`).
 pub fn seize(tid: pid_t, options: i32) -> io::Result<()> {
     request(libc::PTRACE_SEIZE, tid, 0, options as usize).map(drop)
+}
+
+/// Returns whether a stopped tracee has its system calls sent to a handler of
+/// its own (`PR_SET_SYSCALL_USER_DISPATCH`, readable since Linux 6.4).
+pub fn dispatches_calls(tid: pid_t) -> io::Result<bool> {
+    // Mode, selector, offset, length: `struct ptrace_sud_config`.
+    let mut config = [0u64; 4];
+    let data = config.as_mut_ptr() as usize;
+    request(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size_of_val(&config), data)?;
+    Ok(config[0] != 0)
 }
 
 /// Asks a seized thread to stop (`PTRACE_INTERRUPT`).

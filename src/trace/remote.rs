@@ -37,6 +37,12 @@ impl<'a> Remote<'a> {
         Ok(Self { thread, saved, saved_mask, gate })
     }
 
+    /// Returns the thread's own signal mask: what the kernel shows while it is
+    /// borrowed is ours.
+    pub fn signal_mask(&self) -> u64 {
+        self.saved_mask
+    }
+
     /// Makes the thread issue one system call and returns its result, an error
     /// as the negated errno.
     pub fn call(&mut self, nr: i64, args: [u64; 6]) -> Result<i64, TraceError> {

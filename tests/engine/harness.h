@@ -87,7 +87,7 @@ int main(int argc, char **argv)
 	if (argc > 2 && !strcmp(argv[2], "mapped")) {
 		int fd = open(path("libjvm.so"), O_CREAT | O_RDWR, 0600);
 		MUST(fd >= 0 && !ftruncate(fd, PAGE));
-		MUST(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, fd, 0) != MAP_FAILED);
+		MUST(mmap(NULL, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0) != MAP_FAILED);
 		close(fd);
 	}
 	setup();

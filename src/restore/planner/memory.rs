@@ -39,7 +39,8 @@ impl Planner<'_> {
         let mut by_file: BTreeMap<u64, Vec<&VmaEntry>> = BTreeMap::new();
         let mut contents = Vec::new();
         for vma in &task.mm.vmas {
-            if vma.status & vma_status::VSYSCALL != 0 {
+            // Guard pages are among the facts, too.
+            if vma.status & (vma_status::VSYSCALL | vma_status::GUARD) != 0 {
                 continue;
             }
             let mut own = Vec::new();
