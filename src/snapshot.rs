@@ -20,6 +20,7 @@ use crate::restore::planner::{self, Facts};
 use crate::trace::{Group, Remote, Scratch, TraceError, find_gate, rewind_interrupted};
 
 mod changed;
+pub mod criu;
 mod encode;
 mod files;
 mod memory;
@@ -208,6 +209,8 @@ pub struct Snapshot {
     pub len_pages: u64,
     /// `mapped` or `copied`: how a restore brings memory back.
     pub page_mode: &'static str,
+    /// What it is restored by: `native` or `criu`.
+    pub engine: &'static str,
 }
 
 /// Stops the process, reads its state, and lets it go on.
@@ -255,7 +258,7 @@ type ReadState = (Set, Facts, u64, Vec<PathBuf>);
 /// Reads everything while the process stands still.
 fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState, Refusal> {
     process::check_children(group.pid())?;
-    process::check_shutdown(group)?;
+    process::check_shutdown(group.pid())?;
     process::check_rights(group)?;
     let gate = find_gate(group)?;
     let mut remote = Remote::borrow(group.leader(), gate)?;
@@ -353,6 +356,7 @@ impl Frozen {
             threads: task.map_or(0, |task| task.threads.len()),
             len_pages: self.len_pages,
             page_mode: self.facts.page_mode.name(),
+            engine: "native",
         })
     }
 }

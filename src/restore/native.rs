@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::host::{self, Clock, Host};
 use super::plan::{Operation, Plan};
 use super::program::{Births, Surroundings};
-use super::{CannotRestore, Request, Restored};
+use super::{CannotRestore, Engine, Request, Restored};
 use crate::pids::{self, PositionError, Positioner, Strategy, range};
 use crate::privilege;
 use crate::sys::namespaces::Time;
@@ -276,6 +276,7 @@ fn attempt(
         pid,
         app_pid: plan.pid(),
         pids: strategy,
+        engine: Engine::Native,
         enclosure,
         before_clone,
         total: started.elapsed(),
