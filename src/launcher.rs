@@ -13,6 +13,7 @@ mod aside;
 mod capture;
 mod delivery;
 mod descriptors;
+mod engine;
 pub mod exact;
 mod hit;
 mod inner;
@@ -109,6 +110,8 @@ pub struct Options {
     pub capture_timeout: Duration,
     /// `--engine`.
     pub engine: EngineChoice,
+    /// Where CRIU may be.
+    pub criu: crate::criu::Sought,
     /// `--pids`: the ways that may be tried, in this order.
     pub pids: Vec<Strategy>,
     /// `--pid-budget`: how many pids `cycle` may use up.

@@ -13,6 +13,7 @@ pub mod bench;
 pub mod cache;
 pub mod cli;
 pub mod command;
+pub mod criu;
 pub mod doctor;
 pub mod failure;
 pub mod fingerprint;

@@ -4,6 +4,7 @@
 //! plan is loaded, lowered to a [`program`] of the interpreter and executed in
 //! a new process with the old pids ([`native()`]). Everything up to the
 //! program's release can fail and leave nothing: the launcher starts cold.
+//! What the native engine cannot carry, another one restores ([`criu()`]).
 
 use std::fmt;
 use std::fs::Metadata;
@@ -15,13 +16,34 @@ use crate::pids::Strategy;
 use crate::pids::range::RangeError;
 use crate::sys::namespaces::{Enclosure, Failed};
 
+pub mod criu;
 pub mod host;
 pub mod native;
 pub mod plan;
 pub mod planner;
 pub mod program;
 
+pub use criu::criu;
 pub use native::native;
+
+/// What restores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// The embedded one.
+    Native,
+    /// CRIU.
+    Criu,
+}
+
+impl Engine {
+    /// Returns the engine's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Criu => "criu",
+        }
+    }
+}
 
 /// What to restore.
 #[derive(Debug)]
@@ -71,6 +93,8 @@ pub struct Restored {
     pub app_pid: i32,
     /// How it came by its pids.
     pub pids: Strategy,
+    /// What restored it.
+    pub engine: Engine,
     /// The namespaces that it is in, if they are its own: to be left when it
     /// has ended.
     pub enclosure: Option<Enclosure>,
@@ -126,6 +150,9 @@ pub enum CannotRestore {
     /// We may choose pids, but not these.
     #[error(transparent)]
     PidsNotPermitted(#[from] RangeError),
+    /// What would restore it is not there, or cannot be used.
+    #[error("{0}")]
+    NoEngine(String),
     /// The plan or an image file cannot be used.
     #[error("{0}")]
     Unusable(String),
@@ -169,7 +196,8 @@ impl CannotRestore {
             | Self::OtherBoot
             | Self::NotInNamespace(_)
             | Self::PidsNotPermitted(_) => true,
-            Self::Unusable(_)
+            Self::NoEngine(_)
+            | Self::Unusable(_)
             | Self::AddressInUse(_)
             | Self::Step { .. }
             | Self::Raced { .. }

@@ -20,6 +20,7 @@ use crate::restore::planner::{self, Facts};
 use crate::trace::{Group, Remote, Scratch, TraceError, find_gate, rewind_interrupted};
 
 mod changed;
+pub mod criu;
 mod encode;
 mod files;
 mod memory;
@@ -225,6 +226,8 @@ pub struct Snapshot {
     pub len_pages: u64,
     /// `mapped` or `copied`: how a restore brings memory back.
     pub page_mode: &'static str,
+    /// What it is restored by: `native` or `criu`.
+    pub engine: &'static str,
 }
 
 /// Stops the process, reads its state, and lets it go on.
@@ -336,7 +339,7 @@ fn read(
     files: &mut files::Files,
     place: encode::Place,
 ) -> Result<(Set, Facts, u64, Vec<File>), Refusal> {
-    process::check_shutdown(group)?;
+    process::check_shutdown(group.pid())?;
     process::check_rights(group)?;
     let gate = find_gate(group)?;
     let mut remote = Remote::borrow(group.leader(), gate)?;
@@ -456,6 +459,7 @@ impl Frozen {
             threads: tasks.iter().map(|task| task.threads.len()).sum(),
             len_pages: self.len_pages,
             page_mode: self.facts.first().map_or("", |facts| facts.page_mode.name()),
+            engine: "native",
         })
     }
 }

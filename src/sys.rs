@@ -5,6 +5,7 @@
 //! Everything that depends on the processor is in [`arch`].
 #![allow(unsafe_code)]
 
+pub mod ambient;
 pub mod arch;
 pub mod arena;
 pub mod attributes;

@@ -12,7 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["failure", "ui"],
     &["launcher", "bench", "doctor"],
     &["snapshot", "restore", "readiness", "cache"],
-    &["fingerprint", "jvm", "pids", "namespaces", "image", "trace", "privilege"],
+    &["fingerprint", "jvm", "pids", "namespaces", "image", "trace", "privilege", "criu"],
     &["command"],
     &["sys"],
 ];
@@ -30,6 +30,7 @@ const ALLOWED: &[(&str, &str)] = &[
 const FORBIDDEN: &[(&str, &str)] = &[
     ("cache", "restore"),
     ("cache", "snapshot"),
+    ("cache", "criu"),
     ("image", "trace"),
     ("image", "pids"),
     ("fingerprint", "trace"),

@@ -8,6 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use crate::command::Command;
+use crate::criu::Sought;
 use crate::failure::Failure;
 use crate::sys::capability;
 
@@ -70,6 +71,17 @@ pub(super) fn cache_dir() -> PathBuf {
     choose_cache_dir(dir.as_deref(), cwd, || {
         directories::BaseDirs::new().map(|dirs| dirs.cache_dir().join("warmstart"))
     })
+}
+
+/// Returns where CRIU may be: `WARMSTART_CRIU`, else a place that root has
+/// recorded, else `PATH`.
+pub(super) fn criu() -> Sought {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    Sought {
+        named: variable("WARMSTART_CRIU").map(|path| cwd().join(path)),
+        path: variable("PATH"),
+        runtime_dir: variable("XDG_RUNTIME_DIR").map(PathBuf::from),
+    }
 }
 
 /// Returns the path of our own binary.

@@ -171,7 +171,6 @@ enum At {
 enum Engine {
     Auto,
     Native,
-    #[value(hide = true)]
     Criu,
 }
 
@@ -212,15 +211,10 @@ impl Pids {
     }
 }
 
-/// Refuses a name that is reserved.
-fn later<T>(option: &str, value: &str) -> Result<T, Failure> {
-    Err(Failure::usage(format!("{option} {value} is not available in this version")))
-}
-
 impl CaptureArguments {
-    /// The capture point, engine and pid strategy; names that are reserved for
-    /// a later version are refused, and so are inputs that are not there: a
-    /// mistyped one would count as missing in every run.
+    /// The capture point, engine and pid strategy; what does not go together is
+    /// refused, and so are inputs that are not there: a mistyped one would count
+    /// as missing in every run.
     pub(super) fn choices(&self) -> Result<(CapturePoint, EngineChoice, Vec<Strategy>), Failure> {
         for path in &self.inputs {
             std::fs::metadata(path)
@@ -228,6 +222,11 @@ impl CaptureArguments {
         }
         let at = match self.at {
             // A server is not trained.
+            At::Main | At::Auto if self.engine == Engine::Criu && self.asks_for_main() => {
+                let failure = Failure::usage("--engine criu captures programs that are ready");
+                return Err(failure.hint("--engine native, or leave --engine out"));
+            }
+            At::Auto if self.engine == Engine::Criu => CapturePoint::Ready,
             At::Auto if self.train.is_some() => CapturePoint::Main,
             At::Auto => CapturePoint::Auto,
             At::Ready => CapturePoint::Ready,
@@ -236,9 +235,14 @@ impl CaptureArguments {
         let engine = match self.engine {
             Engine::Auto => EngineChoice::Auto,
             Engine::Native => EngineChoice::Native,
-            Engine::Criu => return later("--engine", "criu"),
+            Engine::Criu => EngineChoice::Criu,
         };
         let pids = match self.pids {
+            Pids::LastPid | Pids::Cycle if self.engine == Engine::Criu => {
+                let failure =
+                    Failure::usage("--engine criu takes pids by set-tid or in a namespace");
+                return Err(failure.hint("--pids set-tid, or leave --pids out"));
+            }
             Pids::SetTid | Pids::LastPid | Pids::Cycle if self.clock == Clocks::Continuous => {
                 let failure = Failure::usage("--clock continuous takes a namespace");
                 return Err(failure.hint("--pids namespace, or leave --pids out"));
@@ -246,6 +250,11 @@ impl CaptureArguments {
             pids => pids.strategies(),
         };
         Ok((at, engine, pids))
+    }
+
+    /// Whether nothing but an image at main will do.
+    fn asks_for_main(&self) -> bool {
+        self.at == At::Main || self.train.is_some()
     }
 
     /// What training was asked for.
@@ -367,6 +376,7 @@ impl Arguments {
             warmup: self.capture.warmup,
             capture_timeout: self.capture.capture_timeout,
             engine,
+            criu: environment::criu(),
             pids,
             pid_budget: self.capture.pid_budget,
             clock,
@@ -396,6 +406,7 @@ fn defaults() -> Options {
         warmup: Vec::new(),
         capture_timeout: DEFAULT_CAPTURE_TIMEOUT,
         engine: EngineChoice::Auto,
+        criu: environment::criu(),
         pids: launcher::PIDS_AUTO.to_vec(),
         pid_budget: launcher::PID_BUDGET,
         clock: Clock::Machines,
@@ -667,12 +678,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_available_is_said() {
-        let Parsed::Arguments(arguments) = parse(words(&["--engine", "criu", "x"])).unwrap() else {
-            panic!()
+    fn what_criu_cannot_be_asked_for_is_said() {
+        let options = |line: &[&str]| match parse(words(line)).unwrap() {
+            Parsed::Arguments(arguments) => arguments.options(),
+            Parsed::Plain(_) => panic!("it has options"),
         };
-        let failure = arguments.options().unwrap_err();
-        assert_eq!(failure.error.to_string(), "--engine criu is not available in this version");
+        for line in
+            [&["--engine", "criu", "--at", "main", "x"][..], &["--engine", "criu", "--train", "x"]]
+        {
+            let failure = options(line).unwrap_err();
+            assert_eq!(failure.error.to_string(), "--engine criu captures programs that are ready");
+        }
+        let failure = options(&["--engine", "criu", "--pids", "cycle", "x"]).unwrap_err();
+        assert!(failure.error.to_string().ends_with("by set-tid or in a namespace"));
+        let (_, options) = options(&["--engine", "criu", "x"]).unwrap();
+        assert_eq!((options.engine, options.at), (EngineChoice::Criu, CapturePoint::Ready));
     }
 
     #[test]

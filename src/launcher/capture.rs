@@ -59,6 +59,9 @@ pub trait Parts {
     /// Hands over the socket that the program notifies, once the probes no
     /// longer need it: it is to be served as long as the program runs.
     fn take_notify(&mut self) -> Option<NotifySocket>;
+    /// Returns the engine that will restore what was frozen, and why it is not
+    /// the native one, if nobody asked for another.
+    fn engine(&self) -> (&'static str, Option<String>);
     /// Lets go of what only a capture needs: locks, unfinished files.
     fn release(&mut self);
     /// Returns the id of the entry, there or to be, once it is known.
@@ -228,8 +231,9 @@ impl<'a> Capture<'a> {
             Ok(()) => {
                 self.status.outcome = Outcome::Captured;
                 self.status.entry = self.parts.entry().or(self.status.entry.take());
-                self.status.engine = Some("native");
-                self.status.reason = None;
+                let (engine, reason) = self.parts.engine();
+                self.status.engine = Some(engine);
+                self.status.reason = reason;
                 self.herald.record(&self.status);
                 self.herald.detail("captured");
                 self.over();
@@ -310,6 +314,9 @@ mod tests {
         }
         fn take_notify(&mut self) -> Option<NotifySocket> {
             None
+        }
+        fn engine(&self) -> (&'static str, Option<String>) {
+            ("native", None)
         }
         fn release(&mut self) {
             self.note("release");

@@ -14,11 +14,13 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::delivery;
+use super::engine::Engines;
 use super::inner::{self, Inner};
 use super::probing::chain;
-use super::{Options, Policy, Training};
+use super::{EngineChoice, Options, Policy, Training};
 use crate::cache::{Cache, CacheError, CaptureLock, Entry};
 use crate::command::Command;
+use crate::criu::record::Record;
 use crate::fingerprint::{
     self, DigestMemory, EntryId, FileIdentity, Fingerprint, FingerprintError, Host, JvmLine,
     NotAtMain, Point, Reading, Scope, Stream,
@@ -94,6 +96,7 @@ pub struct Unread {
     scope: Scope,
     host: Host,
     policy: Policy,
+    engines: Engines,
     /// The key by the files' identities, from before the start.
     sketch: EntryId,
     /// When that was.
@@ -122,8 +125,9 @@ impl Unread {
         if now != self.sketch {
             return Err("its inputs changed while it started".into());
         }
-        let Self { cache, command, scope, host, policy, began, .. } = self;
-        let mut lookup = Lookup::new(cache, command, scope, host, digests, fingerprint, began);
+        let Self { cache, command, scope, host, policy, engines, began, .. } = self;
+        let key = (scope, host, fingerprint);
+        let mut lookup = Lookup::new(cache, command, key, engines, digests, began);
         lookup.policy = policy;
         lookup.save_digests();
         if let Found::Entry = lookup.find() {
@@ -156,6 +160,8 @@ pub struct Lookup {
     /// At main: the whole command, and its line.
     line: Option<(Command, JvmLine)>,
     policy: Policy,
+    /// What may restore the entry.
+    engines: Engines,
     /// When the key was computed, or begun to be: before any start.
     began: SystemTime,
 }
@@ -224,8 +230,8 @@ pub fn look_up(
         }
         if !worth {
             let sketch = sketch(&command, &scope, &host).map_err(NoLookup::from)?;
-            let policy = options.policy;
-            let unread = Unread { cache, command, scope, host, policy, sketch, began };
+            let (policy, engines) = (options.policy, Engines::of(options));
+            let unread = Unread { cache, command, scope, host, policy, engines, sketch, began };
             return Err(NoLookup::Unread(Box::new(unread)));
         }
         digests.set_reading(Reading::All);
@@ -233,7 +239,8 @@ pub fn look_up(
     }
     let fingerprint = result?;
     digests.set_reading(Reading::All);
-    let mut lookup = Lookup::new(cache, command, scope, host, digests, fingerprint, began);
+    let (key, engines) = ((scope, host, fingerprint), Engines::of(options));
+    let mut lookup = Lookup::new(cache, command, key, engines, digests, began);
     lookup.policy = options.policy;
     lookup.line = line;
     Ok(lookup)
@@ -277,6 +284,10 @@ fn scope(options: &Options, point: Point) -> Scope {
     if is_ready && !options.warmup.is_empty() {
         settings.push(("--warmup".to_owned(), format!("{:?}", options.warmup)));
     }
+    // Asked for, it has entries of its own: one of the native engine's is none.
+    if options.engine == EngineChoice::Criu {
+        settings.push(("--engine".to_owned(), "criu".to_owned()));
+    }
     if !options.keep.is_empty() {
         let mut keep = options.keep.clone();
         keep.sort_unstable();
@@ -296,10 +307,9 @@ impl Lookup {
     fn new(
         cache: Cache,
         command: Command,
-        scope: Scope,
-        host: Host,
+        (scope, host, fingerprint): (Scope, Host, Fingerprint),
+        engines: Engines,
         digests: DigestMemory,
-        fingerprint: Fingerprint,
         began: SystemTime,
     ) -> Self {
         Self {
@@ -314,6 +324,7 @@ impl Lookup {
             notify: None,
             line: None,
             policy: Policy::Auto,
+            engines,
             began,
         }
     }
@@ -339,6 +350,7 @@ impl Lookup {
             .cache
             .verify(&entry, &mut self.digests)
             .map_err(|stale| stale.to_string())
+            .and_then(|()| self.engines.check(&entry.meta().engine))
             .and_then(|()| self.check_inner(&entry));
         match checked {
             Ok(()) => {
@@ -397,19 +409,30 @@ impl Lookup {
             let delivery = delivery::deliver(at_main, whole, line);
             lent.push((at_main.fd, delivery.map_err(|error| unusable(error.to_string()))?));
         }
-        restore::native(&restore::Request {
-            dir: &dir,
-            lent: &lent,
-            plan: restore::plan::Bytes::Verified,
-            program: Some(&Verified { entry, digests: &self.digests }),
-            keep: &options.keep,
-            closed_stdio,
-            ignored,
-            pids: &options.pids,
-            pid_budget: options.pid_budget,
-            clock: options.clock,
-            deadline: DEADLINE,
-        })
+        let engine = &entry.meta().engine;
+        self.engines.restore(
+            engine,
+            &restore::Request {
+                dir: &dir,
+                lent: &lent,
+                plan: restore::plan::Bytes::Verified,
+                program: Some(&Verified { entry, digests: &self.digests }),
+                keep: &options.keep,
+                closed_stdio,
+                ignored,
+                pids: &options.pids,
+                pid_budget: options.pid_budget,
+                clock: options.clock,
+                deadline: DEADLINE,
+            },
+        )
+    }
+
+    /// Says why the entry is not restored by the native engine, if nobody asked
+    /// for another.
+    pub fn why_not_native(&self) -> Option<String> {
+        let entry = self.entry.as_ref().filter(|entry| entry.meta().engine == "criu")?;
+        Record::read(&entry.image_dir()).ok().flatten()?.reason
     }
 
     /// Returns the socket that the program in the entry notifies, if any.

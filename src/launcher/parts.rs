@@ -1,4 +1,4 @@
-//! What a capture by the native engine is made with.
+//! What a capture of a run is made with.
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -8,13 +8,14 @@ use std::time::{Duration, SystemTime};
 use nix::poll::PollFd;
 
 use super::capture::{Job, Parts, Readiness};
+use super::engine::{Engines, Taken};
 use super::hit::{Lookup, Origin, Unread};
-use super::inner::Running;
+use super::inner;
 use super::probing::Probing;
 use crate::pids::placing::Placed;
 use crate::privilege;
 use crate::readiness::{NotifySocket, Source};
-use crate::snapshot::{self, After, Children, FileId, Refusal, StdinAtStart, StdioOrigin};
+use crate::snapshot::{After, Capture, Children, FileId, Refusal, StdinAtStart, StdioOrigin};
 use crate::sys::process;
 
 /// The key of a command that is started cold.
@@ -104,8 +105,8 @@ impl Place {
     }
 }
 
-/// The native engine's parts.
-pub struct Native {
+/// The parts of a program that the user has started.
+pub struct Running {
     /// The program.
     pub pid: i32,
     /// Its probes and warmups.
@@ -124,9 +125,13 @@ pub struct Native {
     pub started: SystemTime,
     /// What puts the pid cursor back once its threads are all there.
     pub placed: Option<Placed>,
+    /// What may capture and restore it.
+    pub engines: Engines,
+    /// The engine that has, and why it is not the native one.
+    pub taken: Option<(&'static str, Option<String>)>,
 }
 
-impl Parts for Native {
+impl Parts for Running {
     fn readiness(&mut self) -> Readiness {
         self.probing.readiness()
     }
@@ -151,8 +156,8 @@ impl Parts for Native {
         let lookup = self.place.lookup()?;
         let draft = lookup.draft().map_err(Refusal::lasting)?;
         let captured_at = SystemTime::now();
-        let running = Running::of(self.pid);
-        let frozen = snapshot::freeze(&snapshot::Capture {
+        let running = inner::Running::of(self.pid);
+        let taken = self.engines.freeze(&Capture {
             pid: self.pid,
             dir: draft.image_dir(),
             inherited: &self.passed,
@@ -163,18 +168,19 @@ impl Parts for Native {
             children: Children::Captured,
             after: After::Run,
         });
-        match frozen {
-            Ok(frozen) => {
+        match taken {
+            Ok(Taken { write, engine, reason }) => {
                 let running = running.map_err(|error| {
                     Refusal::passing(format!("its command cannot be read: {error}"))
                 })?;
                 // A shell may have been about to become something else.
-                if Running::of(self.pid).is_ok_and(|now| now.exe != running.exe) {
+                if inner::Running::of(self.pid).is_ok_and(|now| now.exe != running.exe) {
                     return Err(Refusal::passing("it was starting another program"));
                 }
                 let notified = self.probing.has_notified();
+                self.taken = Some((engine, reason));
                 Ok(Box::new(move || {
-                    let snapshot = frozen.write().map_err(|refusal| refusal.reason)?;
+                    let snapshot = write().map_err(|refusal| refusal.reason)?;
                     draft.commit(&snapshot, Origin::Run { running, notified }, captured_at)
                 }))
             }
@@ -192,6 +198,10 @@ impl Parts for Native {
 
     fn take_notify(&mut self) -> Option<NotifySocket> {
         self.probing.take_notify()
+    }
+
+    fn engine(&self) -> (&'static str, Option<String>) {
+        self.taken.clone().unwrap_or(("native", None))
     }
 
     fn entry(&self) -> Option<String> {

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::capture::Capture;
+use super::engine::Engines;
 use super::hit::{Found, Lookup, NoLookup};
 use super::outcome::{Herald, Outcome, Status, ms};
-use super::parts::{Key, Native, Place};
+use super::parts::{Key, Place, Running};
 use super::probing::{self, Probing};
 use super::relay::{self, Ending, Relay};
 use super::stdio::{self, Tap};
@@ -253,7 +254,8 @@ impl Run {
 
     fn restored(mut self, restored: Restored, began: Instant, mut lookup: Box<Lookup>) -> u8 {
         self.status.outcome = Outcome::Restored;
-        self.status.engine = Some("native");
+        self.status.engine = Some(restored.engine.name());
+        self.status.reason = lookup.why_not_native();
         self.status.pids = Some(restored.pids.name());
         self.status.app_pid = restored.app_pid;
         self.status.timings_ms.lookup += ms(restored.before_clone);
@@ -392,7 +394,7 @@ impl Run {
         stdio::let_go_of(&self.passed);
         let notify_path = notify.as_ref().map(|notify| notify.path().to_owned());
         let target = Target { pid, started, cwd: self.command.cwd.clone() };
-        let parts = Native {
+        let parts = Running {
             pid,
             probing: Probing::new(ready, &self.options.warmup, &self.command, target, notify),
             place: Place::new(key, notify_path),
@@ -402,6 +404,8 @@ impl Run {
             stdin,
             started: started.exact,
             placed,
+            engines: Engines::of(&self.options),
+            taken: None,
         };
         let patience = self.options.capture_timeout;
         let herald = self.herald.clone();
@@ -482,6 +486,8 @@ fn is_worth_a_capture(reason: &CannotRestore, lookup: &mut Lookup) -> bool {
         | CannotRestore::NoNamespaces(_)
         // As it may where there is no terminal.
         | CannotRestore::NotInNamespace(_)
+        // It may be there again.
+        | CannotRestore::NoEngine(_)
         // Another copy has the port, as the program will hear itself.
         | CannotRestore::AddressInUse(_) => false,
         // Another capture has clocks that suit.

@@ -47,17 +47,9 @@ impl Host {
     /// run: of another boot, or behind them, as in another time namespace. It
     /// would stand still until they have caught up.
     pub fn has_other_clocks(&self, plan: &Plan) -> bool {
-        let is_behind = |clock, then: u64| {
-            let now =
-                clock_gettime(clock).map(|now| now.tv_sec() as u64 * NS + now.tv_nsec() as u64);
-            now.is_ok_and(|now| now < then)
-        };
         let plan = plan.file();
-        plan.boot_id != self.boot_id
-            || plan.clocks.as_ref().is_some_and(|then| {
-                is_behind(ClockId::CLOCK_MONOTONIC, then.monotonic)
-                    || is_behind(ClockId::CLOCK_BOOTTIME, then.boottime)
-            })
+        let clocks = plan.clocks.as_ref().map(|then| (then.monotonic, then.boottime));
+        plan.boot_id != self.boot_id || are_behind(clocks)
     }
 
     /// Says why a plan made on another machine cannot be used here.
@@ -71,6 +63,24 @@ impl Host {
             None
         }
     }
+}
+
+/// Tells whether our clocks are not those that a program has seen run
+/// ([`Host::has_other_clocks`]): by the boot's id, and monotonic and boot time
+/// then, in ns.
+pub fn are_other_clocks(boot_id: &str, then: Option<(u64, u64)>) -> bool {
+    boot_id != crate::fingerprint::boot_id() || are_behind(then)
+}
+
+fn are_behind(then: Option<(u64, u64)>) -> bool {
+    let is_behind = |clock, then: u64| {
+        let now = clock_gettime(clock).map(|now| now.tv_sec() as u64 * NS + now.tv_nsec() as u64);
+        now.is_ok_and(|now| now < then)
+    };
+    then.is_some_and(|(monotonic, boottime)| {
+        is_behind(ClockId::CLOCK_MONOTONIC, monotonic)
+            || is_behind(ClockId::CLOCK_BOOTTIME, boottime)
+    })
 }
 
 /// A memory area that the kernel gives every process, and where an image has

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::host::{self, Clock, Host, Move};
 use super::plan::{Operation, Plan, PlanError, PlanFile};
 use super::program::{Births, Surroundings};
-use super::{CannotRestore, Request, Restored};
+use super::{CannotRestore, Engine, Request, Restored};
 use crate::pids::{self, PositionError, Positioner, Strategy, range};
 use crate::privilege;
 use crate::sys::namespaces::Time;
@@ -314,6 +314,7 @@ fn attempt(
         pid,
         app_pid: plan.pid(),
         pids: strategy,
+        engine: Engine::Native,
         enclosure,
         before_clone,
         total: started.elapsed(),

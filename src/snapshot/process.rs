@@ -218,13 +218,15 @@ pub fn check_rights(group: &Group) -> Result<(), Refusal> {
 
 /// Refuses a JVM that is shutting down: HotSpot handles a signal that asks it to
 /// end in a thread of this name, which runs the shutdown hooks.
-pub fn check_shutdown(group: &Group) -> Result<(), Refusal> {
+pub fn check_shutdown(pid: i32) -> Result<(), Refusal> {
     const HANDLERS: [&str; 3] = ["SIGTERM handler", "SIGINT handler", "SIGHUP handler"];
-    for thread in group.threads() {
-        let path = format!("/proc/{}/task/{}/comm", group.pid(), thread.tid());
-        let name = fs::read_to_string(path).unwrap_or_default();
+    let path = format!("/proc/{pid}/task");
+    let threads =
+        fs::read_dir(&path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
+    for thread in threads.flatten() {
+        let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
         if HANDLERS.contains(&name.trim_end()) {
-            let what = format!("process {} is shutting down ({})", group.pid(), name.trim_end());
+            let what = format!("process {pid} is shutting down ({})", name.trim_end());
             return Err(Refusal::passing(what));
         }
     }

@@ -8,6 +8,8 @@
 //! other child.
 #![allow(unsafe_code)]
 
+mod program;
+
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ use super::birth;
 use super::clone3::{self, CLONE_CLEAR_SIGHAND, CloneArgs};
 use super::namespaces::{self, Enclosure, Failed, Owner, Step, Time, failed};
 use super::process::pipe;
+
+pub use program::{Program, execute};
 
 /// A process that runs a program of the interpreter instead of returning
 /// ([`clone3::run_program`]).
@@ -65,6 +69,12 @@ impl Told {
 /// The process is a child of the calling thread's process, which must have no
 /// other threads. Not even the scout is left on failure.
 pub fn start(owner: Owner, time: Time, child: Child) -> Result<(i32, Enclosure), Failed> {
+    scout(|lines| explore(owner, time, child, lines))
+}
+
+/// Sends a scout that explores; it is given the end of the lifeline that the
+/// init holds, and both ends of its report.
+fn scout(explore: impl FnOnce([RawFd; 3]) -> Told) -> Result<(i32, Enclosure), Failed> {
     let (held, lifeline) = pipe().map_err(|_| failed(Step::Start))?;
     let (report, reporter) = pipe().map_err(|_| failed(Step::Start))?;
     let (answer, answerer) = pipe().map_err(|_| failed(Step::Start))?;
@@ -73,7 +83,7 @@ pub fn start(owner: Owner, time: Time, child: Child) -> Result<(i32, Enclosure),
         -1 => return Err(failed(Step::Start)),
         0 => {
             let lines = [held.as_raw_fd(), reporter.as_raw_fd(), report.as_raw_fd()];
-            let told = explore(owner, time, child, lines).to_bytes();
+            let told = explore(lines).to_bytes();
             // SAFETY: writes our own buffer; a pipe takes 13 bytes at once.
             // Ends the scout without our exit handlers.
             unsafe {
@@ -119,8 +129,7 @@ fn reap_strays() {
     }
 }
 
-/// What the scout does; `lines` are the end of the lifeline that the init
-/// holds, and both ends of its report.
+/// What the scout does.
 fn explore(owner: Owner, time: Time, child: Child, lines: [RawFd; 3]) -> Told {
     let mut told = Told::default();
     if let Err(failed) = make(owner, time, child, lines, &mut told) {
@@ -133,25 +142,11 @@ fn make(
     owner: Owner,
     time: Time,
     child: Child,
-    [held, reporter, report]: [RawFd; 3],
+    lines: [RawFd; 3],
     told: &mut Told,
 ) -> Result<(), Failed> {
     namespaces::make(owner, time)?;
-    // SAFETY: like fork(2), and with the caller's parent as the parent; the
-    // child's `run_init` is async-signal-safe and does not return. Our end of
-    // the report is closed, so that its end shows.
-    unsafe {
-        match libc::syscall(libc::SYS_clone, libc::CLONE_PARENT, 0, 0, 0, 0) {
-            -1 => return Err(failed(Step::Init)),
-            0 => namespaces::run_init(child.pid, None, held, reporter),
-            init => told.init = init as i32,
-        }
-        libc::close(reporter);
-    }
-    match namespaces::read_report(report) {
-        Some(result) => result?,
-        None => return Err(Failed { step: Step::Init, errno: libc::ECHILD }),
-    }
+    make_init(child.pid, None, lines, told)?;
     let set_tid = [child.pid];
     let args = CloneArgs {
         // With CLONE_PARENT the signal at its end is the scout's own.
@@ -165,6 +160,31 @@ fn make(
         step: Step::Child,
         errno: error.raw_os_error().unwrap_or(libc::EIO),
     })?;
+    Ok(())
+}
+
+/// Makes the init of a namespace with a program of this pid.
+fn make_init(
+    program: i32,
+    last_pid: Option<i32>,
+    [held, reporter, report]: [RawFd; 3],
+    told: &mut Told,
+) -> Result<(), Failed> {
+    // SAFETY: like fork(2), and with the caller's parent as the parent; the
+    // child's `run_init` is async-signal-safe and does not return. Our end of
+    // the report is closed, so that its end shows.
+    unsafe {
+        match libc::syscall(libc::SYS_clone, libc::CLONE_PARENT, 0, 0, 0, 0) {
+            -1 => return Err(failed(Step::Init)),
+            0 => namespaces::run_init(program, last_pid, held, reporter),
+            init => told.init = init as i32,
+        }
+        libc::close(reporter);
+    }
+    match namespaces::read_report(report) {
+        Some(result) => result?,
+        None => return Err(Failed { step: Step::Init, errno: libc::ECHILD }),
+    }
     Ok(())
 }
 

@@ -386,6 +386,11 @@ impl Enclosure {
         Self { init, lifeline, report }
     }
 
+    /// Returns the pid of the init as we see it.
+    pub fn init(&self) -> i32 {
+        self.init
+    }
+
     /// Lets the init end, and waits for that unless it has others to reap.
     pub fn leave(self) {
         let Self { init, lifeline, report } = self;

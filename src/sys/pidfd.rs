@@ -38,3 +38,9 @@ pub fn duplicate_above(fd: RawFd, lowest: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: takes numbers only.
     owned(i64::from(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, lowest) }))
 }
+
+/// The same for a descriptor that what we execute is to have, too.
+pub fn duplicate_to_pass_on(fd: RawFd, lowest: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers only.
+    owned(i64::from(unsafe { libc::fcntl(fd, libc::F_DUPFD, lowest) }))
+}

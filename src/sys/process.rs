@@ -45,6 +45,12 @@ pub fn groups() -> Vec<libc::gid_t> {
 }
 
 impl Inherited {
+    /// What a tool of ours finds: no signal blocked or ignored, nothing closed.
+    pub fn nothing() -> Self {
+        let mask = Mask::of(&[]);
+        Self { mask, sigpipe_ignored: false, sigchld_ignored: false, closed_stdio: [false; 3] }
+    }
+
     /// Takes stock; to be called before this process changes its mask or what
     /// it does about SIGCHLD.
     pub fn now() -> Self {
@@ -236,7 +242,7 @@ pub fn spawn_as(
 }
 
 /// What the child does; returns the step that failed and its error.
-fn child(
+pub(super) fn child(
     exec: &mut Exec,
     inherited: &Inherited,
     stdio: [Option<RawFd>; 3],
@@ -405,6 +411,12 @@ pub fn be_nice() {
 pub fn adopt_orphans() {
     // SAFETY: takes a number, and cannot fail.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+}
+
+/// Ends that ([`adopt_orphans`]).
+pub fn disown_orphans() {
+    // SAFETY: takes a number, and cannot fail.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 0) };
 }
 
 /// A process in a session of its own.

@@ -78,7 +78,7 @@ impl Draft {
             captured_at,
             boot_id: &self.host.boot_id,
             kernel: &self.host.kernel,
-            engine: "native",
+            engine: snapshot.engine,
             capture_point: self.point.name(),
             at_main,
             pid: snapshot.pid,

@@ -104,7 +104,8 @@ impl Reader<'_> {
                 fown: FownEntry::default(),
                 opts: options(socket).map_err(fail)?,
                 v6only,
-                shutdown: Some(SkShutdown::None as i32),
+                // Said only of one that is shut down: CRIU would do it.
+                shutdown: None,
                 tcp_opts: Some(TcpOptsEntry {
                     cork: tcp(libc::TCP_CORK).map(|on| on != 0),
                     nodelay: tcp(libc::TCP_NODELAY).map(|on| on != 0),
@@ -187,7 +188,8 @@ fn options(socket: BorrowedFd<'_>) -> std::io::Result<SkOptsEntry> {
         reuseaddr: flag(libc::SO_REUSEADDR)?,
         so_priority: Some(int(libc::SO_PRIORITY)? as u32),
         so_rcvlowat: Some(int(libc::SO_RCVLOWAT)? as u32),
-        so_mark: Some(int(libc::SO_MARK)? as u32),
+        // Even setting none needs CAP_NET_ADMIN.
+        so_mark: Some(int(libc::SO_MARK)? as u32).filter(|mark| *mark != 0),
         so_passcred: flag(libc::SO_PASSCRED).unwrap_or(None),
         so_dontroute: flag(libc::SO_DONTROUTE)?,
         so_reuseport: flag(libc::SO_REUSEPORT).unwrap_or(None),
