@@ -144,6 +144,8 @@ impl Way {
         let launcher = [
             &names[0],
             "run",
+            "--engine",
+            "native",
             "--at",
             "ready",
             "--ready",

@@ -230,6 +230,8 @@ impl Trial {
             .args(&self.argv)
             .env("WARMSTART_CACHE_DIR", &self.cache)
             .env("TRIAL_DIR", self.dir.path())
+            // What our engine refuses nobody else is to carry.
+            .env("WARMSTART_CRIU", "/nonexistent")
             .stdin(if self.is_asked { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -39,14 +39,21 @@ mod tests {
     #[test]
     fn an_ended_task_of_somebody_else_is_waited_for() {
         use std::process::{Command, Stdio};
-        // The shell's child ends, and `sleep`, the shell by then, never reaps.
-        let script = "sh -c 'exit 0' & echo $!; exec sleep 60";
-        let mut parent =
-            Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        // The shell's child ends with its input, and `sleep`, the shell by then,
+        // never reaps.
+        let script = "exec 3<&0; cat <&3 >/dev/null & echo $!; exec sleep 60";
+        let mut parent = Command::new("sh");
+        parent.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut parent = parent.spawn().unwrap();
         let mut said = [0; 16];
         let len = parent.stdout.as_mut().unwrap().read(&mut said).unwrap();
         let child: i32 = String::from_utf8_lossy(&said[..len]).trim().parse().unwrap();
         let until = Instant::now() + Duration::from_secs(20);
+        let name = format!("/proc/{}/comm", parent.id());
+        while std::fs::read_to_string(&name).unwrap() != "sleep\n" && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(parent.stdin.take());
         while !is_unreaped(child) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -124,9 +124,11 @@ impl Planner<'_> {
         } else {
             // Out of the way of every number that is yet to come.
             let aside = highest + 1;
-            self.must(libc::SYS_dup3, &[value(fd), value(aside), value(0)]);
-            self.must(libc::SYS_close, &[value(fd)]);
-            fd = aside;
+            if fd != aside {
+                self.must(libc::SYS_dup3, &[value(fd), value(aside), value(0)]);
+                self.must(libc::SYS_close, &[value(fd)]);
+                fd = aside;
+            }
         }
         for (id, entry, memfd) in &uses.open {
             if made.contains_key(id) {
