@@ -285,8 +285,6 @@ struct ReadState {
 /// Reads everything while the processes stand still.
 fn read_all(capture: &Capture<'_>, stopped: &[tree::Process]) -> Result<ReadState, Refusal> {
     tree::check_apart(stopped)?;
-    let pids: Vec<i32> = stopped.iter().filter_map(tree::Process::group).map(Group::pid).collect();
-    let family = files::survey(&pids)?;
     let mut state = ReadState::default();
     let mut files = files::Files::default();
     for (index, process) in stopped.iter().enumerate() {
@@ -294,16 +292,9 @@ fn read_all(capture: &Capture<'_>, stopped: &[tree::Process]) -> Result<ReadStat
             tree::add_ended(process, &mut state.set)?;
             continue;
         };
-        let name = pages_file(index as u32 + 1);
-        let pages = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(capture.dir.join(name))
-            .map_err(|error| unwritable(capture.dir, &error))?;
         let own = Capture { pid: group.pid(), ..*capture };
         let place = encode::Place { root: capture.pid, parent: process.parent(), index };
-        let (set, facts, len) = read(&own, group, &pages, &family, &mut files, place)?;
+        let (set, facts, pages, len) = read(&own, group, stopped, &mut files, place)?;
         tree::merge(set, &mut state.set);
         state.facts.push(facts);
         state.pages.push(pages);
@@ -323,11 +314,10 @@ fn read_all(capture: &Capture<'_>, stopped: &[tree::Process]) -> Result<ReadStat
 fn read(
     capture: &Capture<'_>,
     group: &Group,
-    pages: &File,
-    family: &files::Family,
+    stopped: &[tree::Process],
     files: &mut files::Files,
     place: encode::Place,
-) -> Result<(Set, Facts, u64), Refusal> {
+) -> Result<(Set, Facts, File, u64), Refusal> {
     process::check_shutdown(group)?;
     process::check_rights(group)?;
     let gate = find_gate(group)?;
@@ -343,14 +333,23 @@ fn read(
     let path = format!("/proc/{}/smaps", capture.pid);
     let smaps = fs::read(&path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
     let vmas = vmas::parse(&smaps, PAGES_FILE)?;
-    files::read(capture, family, files)?;
+    // Only now: until its calls are made, a timer that runs on stands in the
+    // way of the snapshot as soon as it expires.
+    files.survey(stopped.iter().filter_map(tree::Process::group).map(Group::pid))?;
+    files::read(capture, files)?;
+    let pages = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(capture.dir.join(pages_file(place.index as u32 + 1)))
+        .map_err(|error| unwritable(capture.dir, &error))?;
     let dumped = memory::dump(
         capture.pid,
         &vmas,
         pages.try_clone().map_err(|error| unwritable(capture.dir, &error))?,
     )?;
     let len_pages = dumped.len;
-    let may_map_code = nix::sys::statvfs::fstatvfs(pages)
+    let may_map_code = nix::sys::statvfs::fstatvfs(&pages)
         .is_ok_and(|mount| !mount.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC));
     let changed = changed::read(capture, group, &asked, place.root)?;
     let parts = encode::Parts {
@@ -366,7 +365,7 @@ fn read(
         place,
     };
     let (set, facts) = encode::encode(parts)?;
-    Ok((set, facts, len_pages))
+    Ok((set, facts, pages, len_pages))
 }
 
 type ByCalls = (
