@@ -292,8 +292,6 @@ struct ReadState {
 /// Reads everything while the processes stand still.
 fn read_all(capture: &Capture<'_>, stopped: &[tree::Process]) -> Result<ReadState, Refusal> {
     tree::check_apart(stopped)?;
-    let pids: Vec<i32> = stopped.iter().filter_map(tree::Process::group).map(Group::pid).collect();
-    let family = files::survey(&pids)?;
     let mut state = ReadState::default();
     let mut files = files::Files::default();
     for (index, process) in stopped.iter().enumerate() {
@@ -301,24 +299,17 @@ fn read_all(capture: &Capture<'_>, stopped: &[tree::Process]) -> Result<ReadStat
             tree::add_ended(process, &mut state.set)?;
             continue;
         };
-        let name = pages_file(index as u32 + 1);
-        let pages = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(capture.dir.join(name))
-            .map_err(|error| unwritable(capture.dir, &error))?;
         let own = Capture { pid: group.pid(), ..*capture };
         // The pages files of shared memory come behind those of the processes.
         let first_shared = (stopped.len() + files.memory.len()) as u32 + 1;
         let parent = process.parent();
         let place = encode::Place { root: capture.pid, parent, index, first_shared };
-        let (set, facts, len, more) = read(&own, group, &pages, &family, &mut files, place)?;
+        let (set, facts, written) = read(&own, group, stopped, &mut files, place)?;
         tree::merge(set, &mut state.set);
         state.facts.push(facts);
-        state.pages.push(pages);
-        state.pages.extend(more);
-        state.len_pages += len;
+        state.pages.push(written.pages);
+        state.pages.extend(written.shared);
+        state.len_pages += written.len;
     }
     let shared = files.finish(&mut state.set);
     planner::check_tree(&state.set, &state.facts)
@@ -330,15 +321,24 @@ fn read_all(capture: &Capture<'_>, stopped: &[tree::Process]) -> Result<ReadStat
     Ok(state)
 }
 
+/// The pages files of one process.
+struct Written {
+    /// Of its own memory.
+    pages: File,
+    /// Of memory that can be shared.
+    shared: Vec<File>,
+    /// Of all of them, in bytes.
+    len: u64,
+}
+
 /// Reads everything of one process.
 fn read(
     capture: &Capture<'_>,
     group: &Group,
-    pages: &File,
-    family: &files::Family,
+    stopped: &[tree::Process],
     files: &mut files::Files,
     place: encode::Place,
-) -> Result<(Set, Facts, u64, Vec<File>), Refusal> {
+) -> Result<(Set, Facts, Written), Refusal> {
     process::check_shutdown(group.pid())?;
     process::check_rights(group)?;
     let gate = find_gate(group)?;
@@ -354,15 +354,24 @@ fn read(
     let path = format!("/proc/{}/smaps", capture.pid);
     let smaps = fs::read(&path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
     let mut vmas = vmas::parse(&smaps, PAGES_FILE)?;
-    files::read(capture, family, files)?;
+    // Only now: until its calls are made, a timer that runs on stands in the
+    // way of the snapshot as soon as it expires.
+    files.survey(stopped.iter().filter_map(tree::Process::group).map(Group::pid))?;
+    files::read(capture, files)?;
     let shared = shared::dump(capture, group, gate, &mut vmas, files, place.first_shared)?;
+    let pages = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(capture.dir.join(pages_file(place.index as u32 + 1)))
+        .map_err(|error| unwritable(capture.dir, &error))?;
     let dumped = memory::dump(
         capture.pid,
         &vmas,
         pages.try_clone().map_err(|error| unwritable(capture.dir, &error))?,
     )?;
-    let len_pages = dumped.len + shared.len;
-    let may_map_code = nix::sys::statvfs::fstatvfs(pages)
+    let len = dumped.len + shared.len;
+    let may_map_code = nix::sys::statvfs::fstatvfs(&pages)
         .is_ok_and(|mount| !mount.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC));
     let changed = changed::read(capture, group, &asked, place.root)?;
     let parts = encode::Parts {
@@ -379,7 +388,7 @@ fn read(
         place,
     };
     let (set, facts) = encode::encode(parts)?;
-    Ok((set, facts, len_pages, shared.files))
+    Ok((set, facts, Written { pages, shared: shared.files, len }))
 }
 
 type ByCalls = (

@@ -103,6 +103,8 @@ fn a_prefork_server_comes_back_whole_and_ends_by_one_signal() {
     let root = run.app();
     let workers = children(root);
     assert_eq!(workers.len(), 4);
+    let shown = support::stdout(&server.cache_show());
+    assert!(shown.contains("5 processes, 5 threads"), "{shown}");
     all_answer(&mut run, &workers);
     assert_eq!(run.end().code(), Some(7));
     for _ in 0..support::repetitions(8) {
@@ -282,11 +284,69 @@ os.wait()
     let output = Command::new(support::binary()).args(["image", "restore"]).arg(&image).output();
     let said = support::stderr(&output.unwrap());
     assert!(said.contains("pages-2.img has 4096 bytes"), "{said}");
-    fs::remove_file(image.join(format!("plan-{}", pids[0]))).unwrap();
+    let (own, others) = (image.join("plan"), image.join(format!("plan-{}", pids[0])));
+    let part = fs::read(&others).unwrap();
+    fs::write(&others, fs::read(&own).unwrap()).unwrap();
+    let output = Command::new(support::binary()).args(["image", "restore"]).arg(&image).output();
+    let said = support::stderr(&output.unwrap());
+    assert!(said.contains("is there twice"), "{said}");
+    fs::write(&others, &part).unwrap();
+    // There is no other way to several pids than to ask for each.
+    let mut command = Command::new(support::binary());
+    let output = command.args(["image", "restore", "--pids", "cycle"]).arg(&image).output();
+    let said = support::stderr(&output.unwrap());
+    assert!(said.contains("cycle does not make trees of processes"), "{said}");
+    fs::remove_file(&others).unwrap();
     let output = Command::new(support::binary()).args(["image", "restore"]).arg(&image).output();
     let said = support::stderr(&output.unwrap());
     assert!(said.contains(&format!("plan-{}", pids[0])), "{said}");
     assert_ne!(pid_of_image(&image), 0);
+}
+
+/// Neither a worker nor the process that forked it has a right that a cold start
+/// would not have given: not the one by which their pids were chosen.
+#[test]
+fn an_ordinary_user_s_tree_has_no_capability() {
+    if let Some(missing) = missing() {
+        skip!("{missing}");
+    }
+    for way in ["set-tid", "namespace"] {
+        let user = match way {
+            "set-tid" => support::Ordinary::with_capability(),
+            _ => support::Ordinary::with_namespaces(),
+        };
+        let user = match user {
+            Ok(user) => user,
+            Err(missing) => skip!("{missing}"),
+        };
+        let server = prefork().run_by(&user);
+        let run = server.capture(&[]);
+        let workers = children(run.app());
+        assert_eq!(run.end().code(), Some(7));
+        let mut run = match way {
+            "set-tid" => server.restore(),
+            _ => server.restore_enclosed(&[]),
+        };
+        all_answer(&mut run, &workers);
+        // As others see them.
+        let outside: BTreeSet<i32> = children(run.pid())
+            .into_iter()
+            .flat_map(|pid| children(pid).into_iter().chain([pid]))
+            .filter(|pid| comm(*pid).starts_with("python3"))
+            .collect();
+        assert_eq!(outside.len(), 5, "{outside:?}");
+        for pid in outside {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+                assert!(status.contains(&format!("{set}:\t0000000000000000\n")), "{way}: {status}");
+            }
+        }
+        assert_eq!(run.end().code(), Some(7));
+    }
+}
+
+fn comm(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default()
 }
 
 /// A program that asks others now and then is not caught with one of them.

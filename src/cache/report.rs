@@ -148,6 +148,8 @@ pub struct Details {
     pub command: String,
     /// Where it is.
     pub path: String,
+    /// The number of its processes that live.
+    pub processes: usize,
     /// Its disk space, in bytes.
     pub len_disk: u64,
     /// How often it was restored.
@@ -193,8 +195,10 @@ pub fn show(cache: &Cache, prefix: &str) -> Result<Shown, CacheError> {
     };
     let (meta, inputs) =
         read().map_err(|unusable| CacheError::io("read", &dir)(std::io::Error::other(unusable)))?;
+    let memories = |file: &&super::ImageFile| file.name.starts_with("mm-");
     Ok(Shown::Entry(Box::new(Details {
         command: meta.command_line(),
+        processes: meta.files.iter().filter(memories).count(),
         meta,
         path: dir.display().to_string(),
         len_disk: len_on_disk(&dir),
@@ -239,6 +243,10 @@ impl Details {
             .last_used
             .map_or_else(String::new, |then| format!(", last {} ago", age(now, then)));
         let (threads, pages) = (meta.threads, size(meta.len_pages));
+        let processes = match self.processes {
+            0 | 1 => String::new(),
+            more => format!("{more} processes, "),
+        };
         let at_main = meta.at_main.as_ref();
         let warmth = at_main.map_or_else(|| "as it was".to_owned(), |it| it.tier.line());
         for (name, value) in [
@@ -250,7 +258,7 @@ impl Details {
             ("warmth", warmth),
             ("boot", boot(&meta.boot_id).to_owned()),
             ("restored", format!("{} times{last}", self.usage.restores)),
-            ("process", format!("pid {}, {threads} threads", meta.pid)),
+            ("process", format!("pid {}, {processes}{threads} threads", meta.pid)),
             ("memory", format!("{pages}, {}", meta.page_mode)),
             ("frozen for", format!("{:.1} ms", meta.freeze_ms)),
             ("engine", format!("{} (warmstart {})", meta.engine, meta.warmstart)),

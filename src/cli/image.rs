@@ -11,7 +11,7 @@ use serde_json::json;
 use super::run::Pids;
 use crate::failure::{Failure, status};
 use crate::image::{self, Set};
-use crate::restore::plan::{Plan, PlanError};
+use crate::restore::plan::{Bytes, Plan, PlanError};
 use crate::snapshot::{self, After, Capture, Children, StdinAtStart, StdioOrigin};
 use crate::{launcher, restore, ui};
 
@@ -82,6 +82,7 @@ struct Dumped {
     schema_version: u32,
     dir: PathBuf,
     pid: i32,
+    processes: usize,
     threads: usize,
     len_pages: u64,
     freeze_ms: f64,
@@ -115,6 +116,7 @@ fn dump(arguments: &DumpArguments) -> Result<u8, Failure> {
         schema_version: 1,
         dir,
         pid: snapshot.pid,
+        processes: snapshot.processes,
         threads: snapshot.threads,
         len_pages: snapshot.len_pages,
         freeze_ms: snapshot.freeze.as_secs_f64() * 1000.0,
@@ -122,8 +124,12 @@ fn dump(arguments: &DumpArguments) -> Result<u8, Failure> {
     if arguments.json {
         ui::print_json(&dumped).map_err(Failure::failed)?;
     } else {
+        let processes = match dumped.processes {
+            1 => String::new(),
+            more => format!("{more} processes, "),
+        };
         ui::print(&format!(
-            "{}: pid {}, {} threads, {} of pages, stopped for {} ms\n",
+            "{}: pid {}, {processes}{} threads, {} of pages, stopped for {} ms\n",
             dumped.dir.display(),
             dumped.pid,
             dumped.threads,
@@ -174,7 +180,7 @@ fn restore(dir: &Path, pids: Pids) -> Result<u8, Failure> {
     }
     let blocked = launcher::block_signals();
     let request = restore::Request {
-        plan: restore::plan::Bytes::Unknown,
+        plan: Bytes::Unknown,
         dir: &dir,
         program: None,
         keep: &[],
@@ -203,7 +209,7 @@ fn show(dir: &Path, json: bool) -> Result<u8, Failure> {
     if json {
         let mut value = image::json(&set);
         let told = match &plan {
-            Some(Ok(plan)) => json!({ "text": plan.to_string().lines().collect::<Vec<_>>() }),
+            Some(Ok(plan)) => told(plan, dir),
             Some(Err(error)) => json!({ "error": error.to_string() }),
             None => serde_json::Value::Null,
         };
@@ -217,12 +223,30 @@ fn show(dir: &Path, json: bool) -> Result<u8, Failure> {
     image::show(&set, &mut text).map_err(Failure::failed)?;
     let mut text = String::from_utf8_lossy(&text).into_owned();
     match plan {
-        Some(Ok(plan)) => text.push_str(&format!("\n{plan}")),
+        Some(Ok(plan)) => {
+            text.push_str(&format!("\n{plan}"));
+            match plan.read_parts(dir, Bytes::Unknown) {
+                Ok(parts) => parts.iter().for_each(|part| text.push_str(&format!("\n{part}"))),
+                Err(error) => text.push_str(&format!("\nno plan: {error}\n")),
+            }
+        }
         Some(Err(error)) => text.push_str(&format!("\nno plan: {error}\n")),
         None => text.push_str("\nno plan: this set was not made by warmstart\n"),
     }
     ui::print(&text);
     Ok(status::OK)
+}
+
+/// Returns a plan, and those of the other processes, as lines.
+fn told(plan: &Plan, dir: &Path) -> serde_json::Value {
+    let lines = |plan: &Plan| plan.to_string().lines().map(str::to_owned).collect::<Vec<_>>();
+    match plan.read_parts(dir, Bytes::Unknown) {
+        Ok(parts) => {
+            let parts: Vec<_> = parts.iter().map(lines).collect();
+            json!({ "text": lines(plan), "others": parts })
+        }
+        Err(error) => json!({ "error": error.to_string() }),
+    }
 }
 
 /// Reads the plan of a set; sets that others made have none.

@@ -305,6 +305,7 @@ fn attempt(
     let (others, readers) = others.into_readers();
     let waited = stage.wait(pid, reader, &readers, deadline(request, family));
     if let Err(failure) = waited {
+        tree::wait_for_ends(&readers);
         if let Some(enclosure) = enclosure {
             enclosure.leave();
         }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::shared::MemoryFile;
 use super::{Capture, FileId, Refusal, StdinAtStart, StdioOrigin};
@@ -33,6 +34,8 @@ pub use regular::{is_perf_data, recreated};
 /// What the descriptors and mappings of a process come to.
 #[derive(Debug, Default)]
 pub struct Files {
+    /// All descriptors of all processes.
+    family: Family,
     /// Every open file description and every mapped file.
     pub entries: Vec<FileEntry>,
     /// The descriptors, ascending.
@@ -75,8 +78,9 @@ struct Seen {
 }
 
 /// The descriptors of all processes that are captured together, the root's
-/// first.
-pub struct Family(Vec<(i32, Vec<Descriptor>)>);
+/// first; shared, since it is read while other parts are filled.
+#[derive(Debug, Default, Clone)]
+struct Family(Rc<Vec<(i32, Vec<Descriptor>)>>);
 
 /// What processes share of their files.
 #[derive(Debug)]
@@ -104,13 +108,8 @@ impl Family {
     }
 }
 
-/// Lists the descriptors of stopped processes, the root first.
-pub fn survey(pids: &[i32]) -> Result<Family, Refusal> {
-    let lists = pids.iter().map(|pid| Ok((*pid, list(*pid)?)));
-    lists.collect::<Result<_, Refusal>>().map(Family)
-}
-
 /// One descriptor as the kernel shows it.
+#[derive(Debug)]
 struct Descriptor {
     fd: RawFd,
     /// What `/proc/PID/fd/N` points to.
@@ -123,19 +122,20 @@ struct Reader<'a> {
     pid: i32,
     pidfd: OwnedFd,
     capture: &'a Capture<'a>,
-    family: &'a Family,
+    family: Family,
     files: &'a mut Files,
 }
 
 /// Reads every descriptor of one of the processes; adds to what was read of
 /// others.
-pub fn read(capture: &Capture<'_>, family: &Family, files: &mut Files) -> Result<(), Refusal> {
+pub fn read(capture: &Capture<'_>, files: &mut Files) -> Result<(), Refusal> {
     let pid = capture.pid;
     let pidfd = pidfd::open(pid)
         .map_err(|error| Refusal::lasting(format!("pid descriptor of process {pid}: {error}")))?;
+    let family = files.family.clone();
     let descriptors = family.of(pid);
     files.closed = (0..3).filter(|fd| descriptors.iter().all(|open| open.fd != *fd)).collect();
-    let mut reader = Reader { pid, pidfd, capture, family, files };
+    let mut reader = Reader { pid, pidfd, capture, family: family.clone(), files };
     for descriptor in descriptors {
         let fd = descriptor.fd;
         let source = reader.source(descriptor, descriptors)?;
@@ -192,6 +192,16 @@ pub fn read(capture: &Capture<'_>, family: &Family, files: &mut Files) -> Result
 }
 
 impl Files {
+    /// Lists the descriptors of all stopped processes, the root's first; once
+    /// is enough.
+    pub fn survey(&mut self, pids: impl Iterator<Item = i32>) -> Result<(), Refusal> {
+        if self.family.0.is_empty() {
+            let lists = pids.map(|pid| Ok((pid, list(pid)?)));
+            self.family = Family(Rc::new(lists.collect::<Result<_, Refusal>>()?));
+        }
+        Ok(())
+    }
+
     /// Puts what all processes share into the image.
     pub fn finish(self, set: &mut Set) -> SharedFiles {
         set.files = self.entries;

@@ -121,6 +121,10 @@ static void start(const char *kind)
 		MUST(child(CLONE_FS | SIGCHLD) > 0);
 	} else if (!strcmp(kind, "child-signal")) {
 		MUST(child(SIGUSR1) > 0);
+	} else if (!strcmp(kind, "child-shares")) {
+		MUST(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) !=
+		     MAP_FAILED);
+		MUST(child(SIGCHLD) > 0);
 	} else if (!strcmp(kind, "child-group")) {
 		/* In the group of a process that is gone. */
 		pid_t leader = fork();

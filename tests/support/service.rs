@@ -95,6 +95,15 @@ impl<'a> Service<'a> {
         entries[0].join("image")
     }
 
+    /// What `cache show` says of the only entry.
+    pub fn cache_show(&self) -> std::process::Output {
+        let image = self.image();
+        let id = image.parent().unwrap().file_name().unwrap();
+        let mut command = Command::new(binary());
+        command.args(["cache", "show"]).arg(id).env("WARMSTART_CACHE_DIR", self.cache());
+        command.output().unwrap()
+    }
+
     /// Starts a run of warmstart with these options.
     pub fn start(&self, options: &[&str]) -> Run {
         let dir = self.work_dir();

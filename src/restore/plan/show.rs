@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::{Arg, Check, Operation, Plan};
+use super::{Arg, Check, Kin, Operation, Plan};
 
 macro_rules! names {
     ($($number:ident $name:literal),* $(,)?) => {
@@ -82,6 +82,41 @@ impl Plan {
     }
 }
 
+/// One process of a tree, on a line.
+struct Relative<'a> {
+    kin: &'a Kin,
+    tree: &'a [Kin],
+}
+
+impl fmt::Display for Relative<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kin = self.kin;
+        write!(f, "process {}", kin.pid)?;
+        let parent = self.tree.get(kin.parent as usize).filter(|parent| parent.pid != kin.pid);
+        if let Some(parent) = parent {
+            write!(f, " of {}", parent.pid)?;
+        }
+        if kin.before_session() {
+            f.write_str(", from before its session")?;
+        }
+        if kin.leads_session() {
+            f.write_str(", leads a session")?;
+        }
+        match kin.group {
+            Some(group) if group == kin.pid => f.write_str(", leads a group")?,
+            Some(group) => write!(f, ", in group {group}")?,
+            None => {}
+        }
+        if let Some(signal) = kin.death_signal {
+            write!(f, ", gets signal {signal} at its parent's death")?;
+        }
+        match kin.ended {
+            Some(status) => write!(f, ", ended with status {status:#x}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plan = self.file();
@@ -94,6 +129,13 @@ impl fmt::Display for Plan {
             let [monotonic, boottime] =
                 [clocks.monotonic, clocks.boottime].map(|ns| ns as f64 / 1e9);
             writeln!(f, "  clocks: monotonic {monotonic:.3} s, boottime {boottime:.3} s")?;
+        }
+        for kin in &plan.tree {
+            writeln!(f, "  {}", Relative { kin, tree: &plan.tree })?;
+        }
+        if let Some(shared) = &plan.shared {
+            let (first, last) = (shared.first_fd, shared.first_fd + shared.count - 1);
+            writeln!(f, "  shared: fds {first} to {last}, {} operations", shared.operations)?;
         }
         for area in &plan.kernel_areas {
             writeln!(f, "  {:?} at {:#x}+{:#x}", area.kind(), area.addr, area.len)?;
