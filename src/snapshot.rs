@@ -19,12 +19,14 @@ use crate::restore::plan::Plan;
 use crate::restore::planner::{self, Facts};
 use crate::trace::{Group, Remote, Scratch, TraceError, find_gate, rewind_interrupted};
 
+mod attributes;
 mod changed;
 mod encode;
 mod files;
 mod memory;
 mod process;
 mod shared;
+mod signals;
 mod threads;
 mod vmas;
 
@@ -269,14 +271,17 @@ fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState,
     process::check_rights(group)?;
     let gate = find_gate(group)?;
     let mut remote = Remote::borrow(group.leader(), gate)?;
+    let locked = attributes::locked_kib(capture.pid)?;
     let scratch = Scratch::map(&mut remote, capture.pid)?;
+    let locks_future = attributes::locked_kib(capture.pid)? > locked;
     let calls = by_calls(group, remote, &scratch, gate);
     // Before anything can fail, and before the areas are listed: the page was
     // never there.
     let mut remote = Remote::borrow(group.leader(), gate)?;
     scratch.unmap(&mut remote)?;
     drop(remote);
-    let (task, mm, threads, asked) = calls?;
+    let (task, mm, threads, mut asked) = calls?;
+    asked.locks_future = locks_future;
     let path = format!("/proc/{}/smaps", capture.pid);
     let smaps = fs::read(&path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
     let mut vmas = vmas::parse(&smaps, PAGES_FILE)?;
@@ -321,15 +326,23 @@ fn by_calls(
     scratch: &Scratch,
     gate: u64,
 ) -> Result<ByCalls, Refusal> {
-    let task = process::read(group, &mut remote, scratch)?;
+    let mut task = process::read(group, &mut remote, scratch)?;
     let mm = encode::MmCalls::read(&mut remote)?;
     let mut asked = changed::Asked::read(&mut remote)?;
     drop(remote);
     let mut threads = Vec::with_capacity(group.threads().len());
     for thread in group.threads() {
-        let (core, timer_slack) = threads::read(thread, gate, scratch, group.pid())?;
+        let (core, timer_slack, settings) = threads::read(thread, gate, scratch, group.pid())?;
         asked.timer_slack.insert(thread.tid(), timer_slack);
+        asked.settings.entry(thread.tid()).or_default().extend(settings);
         threads.push(crate::image::Thread { tid: thread.tid() as u32, core });
+    }
+    task.signals_s = signals::of_process(group, &threads)?;
+    // The leader's own mask was borrowed while the rest was read.
+    let leader = threads.first().and_then(|leader| leader.core.thread_core.as_ref());
+    task.blk_sigset = leader.and_then(|core| core.blk_sigset).unwrap_or(task.blk_sigset);
+    if let Some(timers) = &mut task.timers {
+        signals::settle_timers(timers, task.signals_s.as_ref(), group.pid())?;
     }
     Ok((task, mm, threads, asked))
 }

@@ -13,6 +13,7 @@ pub mod capability;
 pub mod clone3;
 pub mod cpu;
 pub mod descriptors;
+pub mod diag;
 pub mod inside;
 pub mod kcmp;
 pub mod limits;

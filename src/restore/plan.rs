@@ -23,7 +23,7 @@ pub mod format {
     include!(concat!(env!("OUT_DIR"), "/warmstart.plan.rs"));
 }
 
-pub use check::AT_FDCWD;
+pub use check::{AT_FDCWD, PARENT_DEATH};
 pub use format::kernel_area::Kind as KernelAreaKind;
 pub use format::{Clocks, GivenDescriptor, KernelArea, MemoryMap, PagesFile};
 pub use operation::{Arg, Check, Operation};

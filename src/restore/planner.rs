@@ -22,11 +22,12 @@ mod descriptors;
 mod memory;
 mod process;
 mod shared;
+mod signals;
 mod threads;
 
 use descriptors::Numbers;
 
-pub use changed::{Changed, LEN_CPUS, Leads, Scheduling};
+pub use changed::{Changed, LEN_CPUS, Leads, Scheduling, Setting, SocketOption};
 
 /// A descriptor that a restore gets from its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -174,6 +174,10 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
         files: files.entries,
         tty_info: files.tty_info,
         pipe_data: files.pipe_data,
+        fifo_data: files.fifo_data,
+        sk_queues: files.sk_queues,
+        ghosts: files.ghosts,
+        remaps: files.remaps,
         timens: Some(clocks()),
         file_locks: files.locks,
         memfds: files.memory.into_iter().map(|memory| memory.entry).collect(),
@@ -194,7 +198,12 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
         no_new_privs: status.number("NoNewPrivs") == 1 && own.number("NoNewPrivs") != 1,
         caller_limits: own_limits(),
         caller_personality: own_personality(),
-        changed: Changed { nonblocking: files.nonblocking, ..changed },
+        changed: Changed {
+            nonblocking: files.nonblocking,
+            socket_options: files.socket_options,
+            unix_peers: files.unix_peers,
+            ..changed
+        },
         host: Host::read(),
     };
     Ok((set, facts, dependencies))

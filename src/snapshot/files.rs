@@ -10,16 +10,19 @@ use std::path::{Path, PathBuf};
 
 use super::shared::MemoryFile;
 use super::{Capture, FileId, Refusal, StdinAtStart, StdioOrigin};
-use crate::image::Queued;
 use crate::image::proto::{
     EventfdFileEntry, ExtFileEntry, FdTypes, FdinfoEntry, FileEntry, FileLockEntry, FownEntry,
-    PipeDataEntry, RegFileEntry, SignalfdEntry, TimerfdEntry, TtyInfoEntry,
+    PipeDataEntry, RegFileEntry, RemapFilePathEntry, SignalfdEntry, SkPacketEntry, TimerfdEntry,
+    TtyInfoEntry,
 };
-use crate::restore::planner::{Given, Source, Written};
+use crate::image::{GhostFile, Queued};
+use crate::restore::planner::{Given, SocketOption, Source, Written};
 use crate::sys::{kcmp, pidfd};
 
+mod deleted;
 mod epoll;
 mod fdinfo;
+mod fifo;
 mod memory;
 mod pipe;
 mod regular;
@@ -41,6 +44,8 @@ pub struct Files {
     pub tty_info: Vec<TtyInfoEntry>,
     /// The pipes, with what waits in them.
     pub pipe_data: Vec<Queued<PipeDataEntry>>,
+    /// The named pipes, with what waits in them.
+    pub fifo_data: Vec<Queued<PipeDataEntry>>,
     /// File locks held through the descriptors.
     pub locks: Vec<FileLockEntry>,
     /// Descriptors that a restore gets from its caller.
@@ -55,6 +60,16 @@ pub struct Files {
     pub dependencies: Vec<PathBuf>,
     /// Whether the program may change one of them as soon as it runs on.
     pub written_in_place: bool,
+    /// Files that are deleted, and which descriptions are theirs.
+    pub ghosts: Vec<GhostFile>,
+    /// See `ghosts`.
+    pub remaps: Vec<RemapFilePathEntry>,
+    /// What waits in sockets.
+    pub sk_queues: Vec<Queued<SkPacketEntry>>,
+    /// Options of sockets that the set has no place for, by the file's id.
+    pub socket_options: BTreeMap<u32, Vec<SocketOption>>,
+    /// The names that Unix sockets of datagrams are connected to.
+    pub unix_peers: BTreeMap<u32, Vec<u8>>,
     /// Memfds and shared anonymous memory, open or mapped.
     pub memory: Vec<MemoryFile>,
 }
@@ -427,7 +442,7 @@ impl Reader<'_> {
                 let shown = descriptor.target.display();
                 Err(self.refuse(descriptor, format!("{shown}, which an image cannot hold")))
             }
-            _ if target.starts_with(b"socket:[") => self.socket(descriptor, id),
+            _ if target.starts_with(b"socket:[") => self.socket(descriptor, id, all),
             _ if target.starts_with(b"pipe:[") => self.pipe(descriptor, id, all),
             _ if memory::is_it(descriptor) => self.memory(descriptor, id),
             _ => self.by_path(descriptor, id, all),

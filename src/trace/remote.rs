@@ -37,6 +37,11 @@ impl<'a> Remote<'a> {
         Ok(Self { thread, saved, saved_mask, gate })
     }
 
+    /// Returns the thread's id.
+    pub fn tid(&self) -> i32 {
+        self.thread.tid()
+    }
+
     /// Makes the thread issue one system call and returns its result, an error
     /// as the negated errno.
     pub fn call(&mut self, nr: i64, args: [u64; 6]) -> Result<i64, TraceError> {
