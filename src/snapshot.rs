@@ -19,6 +19,7 @@ use crate::restore::plan::Plan;
 use crate::restore::planner::{self, Facts};
 use crate::trace::{Group, Remote, Scratch, TraceError, find_gate, rewind_interrupted};
 
+mod attributes;
 mod changed;
 pub mod criu;
 mod encode;
@@ -26,6 +27,7 @@ mod files;
 mod memory;
 mod process;
 mod shared;
+mod signals;
 mod threads;
 mod tree;
 mod unheld;
@@ -316,6 +318,8 @@ fn read_all(capture: &Capture<'_>, stopped: &[tree::Process]) -> Result<ReadStat
         .map_err(|error| Refusal::lasting(error.to_string()))?;
     for facts in &mut state.facts {
         facts.written.clone_from(&shared.written);
+        facts.changed.socket_options.clone_from(&shared.socket_options);
+        facts.changed.unix_peers.clone_from(&shared.unix_peers);
     }
     state.dependencies = shared.dependencies;
     Ok(state)
@@ -343,14 +347,17 @@ fn read(
     process::check_rights(group)?;
     let gate = find_gate(group)?;
     let mut remote = Remote::borrow(group.leader(), gate)?;
+    let locked = attributes::locked_kib(capture.pid)?;
     let scratch = Scratch::map(&mut remote, capture.pid)?;
+    let locks_future = attributes::locked_kib(capture.pid)? > locked;
     let calls = by_calls(group, remote, &scratch, gate, place);
     // Before anything can fail, and before the areas are listed: the page was
     // never there.
     let mut remote = Remote::borrow(group.leader(), gate)?;
     scratch.unmap(&mut remote)?;
     drop(remote);
-    let (task, mm, threads, asked) = calls?;
+    let (task, mm, threads, mut asked) = calls?;
+    asked.locks_future = locks_future;
     let path = format!("/proc/{}/smaps", capture.pid);
     let smaps = fs::read(&path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
     let mut vmas = vmas::parse(&smaps, PAGES_FILE)?;
@@ -406,7 +413,7 @@ fn by_calls(
     gate: u64,
     place: encode::Place,
 ) -> Result<ByCalls, Refusal> {
-    let task = process::read(group, &mut remote, scratch)?;
+    let mut task = process::read(group, &mut remote, scratch)?;
     let death_signal = match group.pid() == place.root {
         // Of the root it is the launcher's affair.
         true => None,
@@ -417,14 +424,19 @@ fn by_calls(
     drop(remote);
     let mut threads = Vec::with_capacity(group.threads().len());
     for thread in group.threads() {
-        let (core, timer_slack) = threads::read(thread, gate, scratch, group.pid())?;
+        let (core, timer_slack, settings) = threads::read(thread, gate, scratch, group.pid())?;
         asked.timer_slack.insert(thread.tid(), timer_slack);
+        asked.settings.entry(thread.tid()).or_default().extend(settings);
         threads.push(crate::image::Thread { tid: thread.tid() as u32, core });
     }
     if let Some(core) = threads.first_mut().and_then(|leader| leader.core.thread_core.as_mut()) {
         core.pdeath_sig = death_signal;
     }
-    unheld::check(group, gate, scratch, death_signal.is_some())?;
+    unheld::check(group, gate, scratch)?;
+    task.signals_s = signals::of_process(group, &threads)?;
+    if let Some(timers) = &mut task.timers {
+        signals::settle_timers(timers, task.signals_s.as_ref(), group.pid())?;
+    }
     Ok((task, mm, threads, asked))
 }
 

@@ -8,15 +8,16 @@
 pub mod ambient;
 pub mod arch;
 pub mod arena;
-pub mod attributes;
 pub mod auxv;
 pub mod birth;
 pub mod capability;
 pub mod clone3;
 pub mod cpu;
 pub mod descriptors;
+pub mod diag;
 pub mod inside;
 pub mod kcmp;
+pub mod keyring;
 pub mod limits;
 pub mod memory;
 pub mod namespaces;

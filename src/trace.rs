@@ -120,6 +120,12 @@ impl Stopped {
             .map_err(TraceError::request("reading the rseq registration", self.tid))
     }
 
+    /// Reads the signals queued for the thread or for its process, whole.
+    pub fn queued(&self, queue: Queue) -> Result<Vec<[u8; ptrace::LEN_SIGINFO]>, TraceError> {
+        ptrace::queued_signals(self.tid, queue)
+            .map_err(TraceError::request("reading the pending signals", self.tid))
+    }
+
     /// Lists the signals queued for the thread or for its process.
     pub fn pending(&self, queue: Queue) -> Result<Vec<i32>, TraceError> {
         ptrace::pending_signals(self.tid, queue)

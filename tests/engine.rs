@@ -93,6 +93,36 @@ fn shared_mapped() {
 }
 
 #[test]
+fn signals_copied() {
+    carried("signals", Pages::Copied);
+}
+
+#[test]
+fn signals_mapped() {
+    carried("signals", Pages::Mapped);
+}
+
+#[test]
+fn sockets_copied() {
+    carried("sockets", Pages::Copied);
+}
+
+#[test]
+fn sockets_mapped() {
+    carried("sockets", Pages::Mapped);
+}
+
+#[test]
+fn deleted_copied() {
+    carried("deleted", Pages::Copied);
+}
+
+#[test]
+fn deleted_mapped() {
+    carried("deleted", Pages::Mapped);
+}
+
+#[test]
 fn descriptors_copied() {
     carried("descriptors", Pages::Copied);
 }

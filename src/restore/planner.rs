@@ -22,12 +22,13 @@ mod descriptors;
 mod memory;
 mod process;
 mod shared;
+mod signals;
 mod threads;
 mod tree;
 
 use descriptors::Numbers;
 
-pub use changed::{Changed, LEN_CPUS, Leads, Scheduling};
+pub use changed::{Changed, LEN_CPUS, Leads, Scheduling, Setting, SocketOption};
 
 /// A descriptor that a restore gets from its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
 use super::process::Stat;
-use super::{Capture, Refusal, StdioOrigin};
-use crate::restore::planner::{Changed, LEN_CPUS, Leads, Scheduling};
+use super::{Capture, Refusal, StdioOrigin, attributes};
+use crate::restore::planner::{Changed, LEN_CPUS, Leads, Scheduling, Setting};
 use crate::sys::capability;
 use crate::trace::{Group, Remote};
 
@@ -19,6 +19,10 @@ pub struct Asked {
     securebits: u64,
     /// The slack of each thread's timers, in nanoseconds.
     pub timer_slack: BTreeMap<i32, u64>,
+    /// What each thread has set for itself; the leader also for the process.
+    pub settings: BTreeMap<i32, Vec<Setting>>,
+    /// Whether all memory that is yet to be mapped is locked.
+    pub locks_future: bool,
 }
 
 impl Asked {
@@ -26,7 +30,9 @@ impl Asked {
     pub fn read(remote: &mut Remote<'_>) -> Result<Self, Refusal> {
         let args = [libc::PR_GET_SECUREBITS as u64, 0, 0, 0, 0, 0];
         let securebits = remote.call_ok("reading the securebits", libc::SYS_prctl, args)?;
-        Ok(Self { securebits, timer_slack: BTreeMap::new() })
+        let settings = attributes::of_memory(remote)?;
+        let settings = [(remote.tid(), settings)].into();
+        Ok(Self { securebits, timer_slack: BTreeMap::new(), settings, locks_future: false })
     }
 }
 
@@ -39,8 +45,14 @@ pub fn read(
     asked: &Asked,
     root: i32,
 ) -> Result<Changed, Refusal> {
+    let settings = asked.settings.iter().map(|(tid, settings)| (*tid as u32, settings.clone()));
+    let changed = Changed {
+        settings: settings.filter(|(_, settings)| !settings.is_empty()).collect(),
+        locks_future: asked.locks_future,
+        ..Changed::default()
+    };
     if capture.stdio == [StdioOrigin::Programs; 3] {
-        return Ok(Changed::default());
+        return Ok(changed);
     }
     let pid = group.pid();
     let own = Stat::read("/proc/self/stat")?;
@@ -59,6 +71,7 @@ pub fn read(
         coredump_filter: coredump_filter(&pid.to_string())
             .filter(|filter| coredump_filter("self").is_some_and(|own| own != *filter)),
         scheduling: scheduling(pid, &asked.timer_slack, &own)?,
+        ..changed
     })
 }
 

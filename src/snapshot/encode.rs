@@ -214,6 +214,8 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts), Refusal> {
         no_new_privs: status.number("NoNewPrivs") == 1 && own.number("NoNewPrivs") != 1,
         caller_limits: own_limits(),
         caller_personality: own_personality(),
+        // What belongs to files is known when all processes are read
+        // ([`Files::finish`]).
         changed: Changed { nonblocking, ..changed },
         host: Host::read(),
     };

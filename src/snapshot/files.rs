@@ -13,14 +13,17 @@ use super::shared::MemoryFile;
 use super::{Capture, FileId, Refusal, StdinAtStart, StdioOrigin};
 use crate::image::proto::{
     EventfdFileEntry, ExtFileEntry, FdTypes, FdinfoEntry, FileEntry, FileLockEntry, FownEntry,
-    PipeDataEntry, RegFileEntry, SignalfdEntry, TimerfdEntry, TtyInfoEntry,
+    PipeDataEntry, RegFileEntry, RemapFilePathEntry, SignalfdEntry, SkPacketEntry, TimerfdEntry,
+    TtyInfoEntry,
 };
-use crate::image::{Queued, Set};
-use crate::restore::planner::{Given, Source, Written};
+use crate::image::{GhostFile, Queued, Set};
+use crate::restore::planner::{Given, SocketOption, Source, Written};
 use crate::sys::{kcmp, pidfd};
 
+mod deleted;
 mod epoll;
 mod fdinfo;
+mod fifo;
 mod memory;
 mod pipe;
 mod regular;
@@ -44,6 +47,8 @@ pub struct Files {
     pub tty_info: Vec<TtyInfoEntry>,
     /// The pipes, with what waits in them.
     pub pipe_data: Vec<Queued<PipeDataEntry>>,
+    /// The named pipes, with what waits in them.
+    pub fifo_data: Vec<Queued<PipeDataEntry>>,
     /// File locks held through the descriptors.
     pub locks: Vec<FileLockEntry>,
     /// Descriptors that a restore gets from its caller.
@@ -58,6 +63,16 @@ pub struct Files {
     pub dependencies: Vec<PathBuf>,
     /// Whether the program may change one of them as soon as it runs on.
     pub written_in_place: bool,
+    /// Files that are deleted, and which descriptions are theirs.
+    pub ghosts: Vec<GhostFile>,
+    /// See `ghosts`.
+    pub remaps: Vec<RemapFilePathEntry>,
+    /// What waits in sockets.
+    pub sk_queues: Vec<Queued<SkPacketEntry>>,
+    /// Options of sockets that the set has no place for, by the file's id.
+    pub socket_options: BTreeMap<u32, Vec<SocketOption>>,
+    /// The names that Unix sockets of datagrams are connected to.
+    pub unix_peers: BTreeMap<u32, Vec<u8>>,
     /// Memfds and shared anonymous memory, open or mapped, of all processes
     /// that were read.
     pub memory: Vec<MemoryFile>,
@@ -89,6 +104,10 @@ pub struct SharedFiles {
     pub written: Vec<Written>,
     /// Files whose content the image depends on, sorted.
     pub dependencies: Vec<PathBuf>,
+    /// Options of sockets that the set has no place for, by the file's id.
+    pub socket_options: BTreeMap<u32, Vec<SocketOption>>,
+    /// The names that Unix sockets of datagrams are connected to.
+    pub unix_peers: BTreeMap<u32, Vec<u8>>,
 }
 
 impl Family {
@@ -207,12 +226,21 @@ impl Files {
         set.files = self.entries;
         set.tty_info = self.tty_info;
         set.pipe_data = self.pipe_data;
+        set.fifo_data = self.fifo_data;
+        set.sk_queues = self.sk_queues;
+        set.ghosts = self.ghosts;
+        set.remaps = self.remaps;
         set.file_locks = self.locks;
         set.memfds = self.memory.into_iter().map(|memory| memory.entry).collect();
         let mut dependencies = self.dependencies;
         dependencies.sort();
         dependencies.dedup();
-        SharedFiles { written: self.written, dependencies }
+        SharedFiles {
+            written: self.written,
+            dependencies,
+            socket_options: self.socket_options,
+            unix_peers: self.unix_peers,
+        }
     }
 
     /// Leaves a file that is mapped where it is: a new one in its place would
@@ -519,7 +547,7 @@ impl Reader<'_> {
                 let shown = descriptor.target.display();
                 Err(self.refuse(descriptor, format!("{shown}, which an image cannot hold")))
             }
-            _ if target.starts_with(b"socket:[") => self.socket(descriptor, id),
+            _ if target.starts_with(b"socket:[") => self.socket(descriptor, id, all),
             _ if target.starts_with(b"pipe:[") => self.pipe(descriptor, id),
             _ if memory::is_it(descriptor) => self.memory(descriptor, id),
             _ => self.by_path(descriptor, id),

@@ -11,7 +11,6 @@ use crate::image::proto::{
 use crate::image::{SIGNALS, task_state};
 use crate::privilege;
 use crate::sys::kcmp::{self, Shared};
-use crate::sys::ptrace::Queue;
 use crate::trace::{Group, Remote, Scratch, TraceError};
 
 /// The kernel's `SA_RESTORER`.
@@ -260,16 +259,11 @@ pub fn read(
 ) -> Result<TaskCoreEntry, Refusal> {
     let pid = group.pid();
     let status = Status::read(pid)?;
-    // In this order: a timer that expires now has its signal pending then. The
-    // other way round it would be in the image neither armed nor expired.
-    let timers_now = timers_of(remote, scratch)?;
-    if let Some(signal) = group.leader().pending(Queue::Process)?.first() {
-        return Err(Refusal::passing(format!("process {pid} has signal {signal} pending")));
-    }
-    let timers = fs::read_to_string(format!("/proc/{pid}/timers")).unwrap_or_default();
-    if timers.contains("ID:") {
-        return Err(Refusal::lasting(format!("process {pid} has a POSIX timer (timer_create)")));
-    }
+    // Before the pending signals: a timer that expires now has its signal
+    // pending then. The other way round it would be in the image neither armed
+    // nor expired.
+    let mut timers_now = timers_of(remote, scratch)?;
+    timers_now.posix = super::signals::timers(pid, remote, scratch)?;
     let stat = Stat::read(&format!("/proc/{pid}/stat"))?;
     let personality = fs::read_to_string(format!("/proc/{pid}/personality"));
     let personality = personality.ok().and_then(|hex| u32::from_str_radix(hex.trim(), 16).ok());

@@ -7,9 +7,9 @@ use crate::image::proto::{
     CoreEntry, March, RseqEntry, ThreadCoreEntry, ThreadInfoX86, ThreadSasEntry,
 };
 use crate::image::registers::{encode_registers, encode_xstate};
+use crate::restore::planner::Setting;
 use crate::sys::arch::{self, Registers};
 use crate::sys::memory;
-use crate::sys::ptrace::Queue;
 use crate::trace::{Remote, Scratch, Stopped};
 
 /// `prctl(2)`, Linux 3.5, needs CONFIG_CHECKPOINT_RESTORE.
@@ -19,13 +19,13 @@ const SS_ONSTACK: u32 = 1;
 
 /// Reads one thread into a core entry without the parts that belong to the
 /// process (`tc`, `ids`) and without credentials; returns the slack of its
-/// timers as well, in nanoseconds.
+/// timers as well, in nanoseconds, and what it has set for itself.
 pub fn read(
     thread: &Stopped,
     gate: u64,
     scratch: &Scratch,
     pid: i32,
-) -> Result<(CoreEntry, u64), Refusal> {
+) -> Result<(CoreEntry, u64, Vec<Setting>), Refusal> {
     let tid = thread.tid();
     let name = comm(pid, tid)?;
     let refuse = |what: String| {
@@ -35,13 +35,10 @@ pub fn read(
     if !arch::is_native(&regs) {
         return Err(refuse("runs 32-bit code".into()));
     }
-    let signals = thread.pending(Queue::Thread)?;
-    if let Some(signal) = signals.first() {
-        return Err(Refusal::passing(format!("thread {tid} has signal {signal} pending")));
-    }
     let xstate = arch::decompose(&thread.xstate()?)
         .map_err(|feature| refuse(format!("uses processor state component {feature}")))?;
     let mask = thread.signal_mask()?;
+    let pending = super::signals::of_thread(thread, mask)?;
     let rseq = rseq(thread, pid, &mut regs)?;
     // What the kernel would restart once the thread runs on, the restored
     // thread has to issue again.
@@ -63,8 +60,9 @@ pub fn read(
     )?;
     let slack = [libc::PR_GET_TIMERSLACK as u64, 0, 0, 0, 0, 0];
     let slack = remote.call_ok("reading the timer slack", libc::SYS_prctl, slack)?;
-    drop(remote);
     let stack: [u8; 24] = scratch.read()?;
+    let settings = super::attributes::of_thread(thread, &mut remote, scratch)?;
+    drop(remote);
     let sas = ThreadSasEntry {
         ss_sp: word(&stack, 0),
         ss_flags: word(&stack, 8) as u32 & !SS_ONSTACK,
@@ -91,12 +89,13 @@ pub fn read(
             sched_prio: Some(prio),
             blk_sigset: Some(mask),
             sas: Some(sas),
+            signals_p: pending,
             comm: Some(name),
             rseq_entry: rseq,
             ..Default::default()
         }),
     };
-    Ok((core, slack))
+    Ok((core, slack, settings))
 }
 
 fn word(bytes: &[u8], offset: usize) -> u64 {

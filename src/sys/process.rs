@@ -483,3 +483,9 @@ pub fn detach(
         _ => Ok(Detached(pid)),
     }
 }
+/// Returns how a misfeature of speculation is set for this thread, or a
+/// negative number (`prctl(2)`, PR_GET_SPECULATION_CTRL).
+pub fn speculation_control(which: u64) -> i64 {
+    // SAFETY: takes numbers only.
+    i64::from(unsafe { libc::prctl(libc::PR_GET_SPECULATION_CTRL, which, 0, 0, 0) })
+}

@@ -166,6 +166,55 @@ pub fn pending_signals(tid: pid_t, queue: Queue) -> io::Result<Vec<i32>> {
     Ok(infos[..count].iter().map(|info| unsafe { info.assume_init_ref() }.si_signo).collect())
 }
 
+/// The length of a `siginfo_t` in bytes.
+pub const LEN_SIGINFO: usize = 128;
+const _: () = assert!(size_of::<libc::siginfo_t>() == LEN_SIGINFO);
+
+/// Reads all queued signals without taking them (`PTRACE_PEEKSIGINFO`, Linux
+/// 3.10).
+pub fn queued_signals(tid: pid_t, queue: Queue) -> io::Result<Vec<[u8; LEN_SIGINFO]>> {
+    /// As many as fit a few pages; a queue may be longer.
+    const AT_ONCE: usize = 64;
+    #[repr(C)]
+    struct Args {
+        off: u64,
+        flags: u32,
+        nr: i32,
+    }
+    let flags = if queue == Queue::Process { PTRACE_PEEKSIGINFO_SHARED } else { 0 };
+    let mut all = Vec::new();
+    loop {
+        let args = Args { off: all.len() as u64, flags, nr: AT_ONCE as i32 };
+        let mut infos = [[0u8; LEN_SIGINFO]; AT_ONCE];
+        let count = request(
+            PTRACE_PEEKSIGINFO,
+            tid,
+            std::ptr::from_ref(&args) as usize,
+            infos.as_mut_ptr() as usize,
+        )?;
+        let count = usize::try_from(count).unwrap_or(0).min(AT_ONCE);
+        all.extend(&infos[..count]);
+        if count < AT_ONCE {
+            return Ok(all);
+        }
+    }
+}
+
+/// Returns whether the thread's system calls are dispatched to itself: 0 for
+/// no (`PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG`, Linux 6.4).
+pub fn syscall_dispatch(tid: pid_t) -> io::Result<u64> {
+    const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
+    // mode, selector, offset, len.
+    let mut config = [0u64; 4];
+    request(
+        PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG,
+        tid,
+        size_of_val(&config),
+        config.as_mut_ptr() as usize,
+    )?;
+    Ok(config[0])
+}
+
 /// Waits for one thread, a traced one too, to change state, and returns the
 /// raw wait status (`waitpid(2)` with `__WALL`).
 ///

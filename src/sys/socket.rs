@@ -48,6 +48,15 @@ pub enum End {
 /// internet families or if there is no peer.
 pub fn address(socket: BorrowedFd<'_>, end: End) -> io::Result<Option<SocketAddr>> {
     let mut bytes = [0u8; size_of::<libc::sockaddr_storage>()];
+    Ok(raw_address(socket, end, &mut bytes)?.and_then(|_| parse_address(&bytes)))
+}
+
+/// Reads an address and returns its length in bytes; `None` without a peer.
+fn raw_address(
+    socket: BorrowedFd<'_>,
+    end: End,
+    bytes: &mut [u8; size_of::<libc::sockaddr_storage>()],
+) -> io::Result<Option<usize>> {
     let mut len = bytes.len() as libc::socklen_t;
     let fd = socket.as_raw_fd();
     let place = bytes.as_mut_ptr().cast();
@@ -63,7 +72,40 @@ pub fn address(socket: BorrowedFd<'_>, end: End) -> io::Result<Option<SocketAddr
         let none = error.raw_os_error() == Some(libc::ENOTCONN);
         return if none { Ok(None) } else { Err(error) };
     }
-    Ok(parse_address(&bytes))
+    Ok(Some((len as usize).min(bytes.len())))
+}
+
+/// Sets an option that is an `int`.
+pub fn set_int_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
+    let len = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: `value` is readable for `len` bytes, which is all that is read.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Returns the name of a Unix socket (`unix(7)`): a path without its zero
+/// byte, an abstract name with the one that it begins with, nothing if it has
+/// none; `None` if there is no peer.
+pub fn unix_name(socket: BorrowedFd<'_>, end: End) -> io::Result<Option<Vec<u8>>> {
+    const OFFSET_PATH: usize = 2;
+    let mut bytes = [0u8; size_of::<libc::sockaddr_storage>()];
+    let Some(len) = raw_address(socket, end, &mut bytes)? else { return Ok(None) };
+    let name = bytes.get(OFFSET_PATH..len).unwrap_or_default();
+    let is_path = name.first().is_some_and(|first| *first != 0);
+    let end = if is_path { name.iter().position(|byte| *byte == 0) } else { None };
+    Ok(Some(name[..end.unwrap_or(name.len())].to_vec()))
+}
+
+/// Builds the `sockaddr_un` of a name, as [`unix_name`] returns it.
+pub fn unix_address(name: &[u8]) -> Vec<u8> {
+    let mut bytes = (libc::AF_UNIX as u16).to_ne_bytes().to_vec();
+    bytes.extend(name);
+    if name.first().is_some_and(|first| *first != 0) {
+        bytes.push(0);
+    }
+    bytes
 }
 
 /// Parses a `sockaddr_in` or `sockaddr_in6`.

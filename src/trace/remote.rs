@@ -43,6 +43,11 @@ impl<'a> Remote<'a> {
         self.saved_mask
     }
 
+    /// Returns the thread's id.
+    pub fn tid(&self) -> i32 {
+        self.thread.tid()
+    }
+
     /// Makes the thread issue one system call and returns its result, an error
     /// as the negated errno.
     pub fn call(&mut self, nr: i64, args: [u64; 6]) -> Result<i64, TraceError> {

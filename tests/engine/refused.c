@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -45,6 +46,38 @@ static void connected(void)
 	MUST(!getsockname(listener, (struct sockaddr *)&address, &len));
 	MUST(!connect(client, (struct sockaddr *)&address, len) && accept(listener, NULL, NULL) >= 0);
 	printf("peer 127.0.0.1:%d\n", ntohs(address.sin_port));
+}
+
+/* In the directory that is the current one, but by its whole path. */
+static void unix_socket(const char *kind)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	char control[CMSG_SPACE(sizeof(int))] = {0};
+	struct iovec data = {"x", 1};
+	struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = control,
+				 .msg_controllen = sizeof control};
+	int ends[2], listener, client;
+	if (!strcmp(kind, "in-flight")) {
+		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+		header->cmsg_level = SOL_SOCKET, header->cmsg_type = SCM_RIGHTS;
+		header->cmsg_len = CMSG_LEN(sizeof(int));
+		memset(CMSG_DATA(header), 0, sizeof(int));
+		MUST(!socketpair(AF_UNIX, SOCK_STREAM, 0, ends) && sendmsg(ends[0], &message, 0) == 1);
+		return;
+	}
+	MUST(getcwd(address.sun_path, 90) && strcat(address.sun_path, "/s"));
+	listener = socket(AF_UNIX, SOCK_STREAM, 0);
+	MUST(!bind(listener, (void *)&address, sizeof address) && !listen(listener, 5));
+	if (!strcmp(kind, "gone")) {
+		MUST(!unlink(address.sun_path));
+		return;
+	}
+	client = socket(AF_UNIX, SOCK_STREAM, 0);
+	MUST(!connect(client, (void *)&address, sizeof address));
+	if (!strcmp(kind, "waiting"))
+		close(client);
+	else
+		MUST(accept(listener, NULL, NULL) >= 0);
 }
 
 static void *slow_to_exec(void *unused)
@@ -107,10 +140,19 @@ static void start(const char *kind)
 	int ends[2], fd;
 	if (!strcmp(kind, "tcp")) {
 		connected();
-	} else if (!strcmp(kind, "udp")) {
-		MUST(socket(AF_INET, SOCK_DGRAM, 0) >= 0);
-	} else if (!strcmp(kind, "unix")) {
-		MUST(!socketpair(AF_UNIX, SOCK_STREAM, 0, ends));
+	} else if (!strcmp(kind, "udp-unread")) {
+		struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+		socklen_t len = sizeof address;
+		fd = socket(AF_INET, SOCK_DGRAM, 0);
+		MUST(!bind(fd, (void *)&address, len) && !getsockname(fd, (void *)&address, &len));
+		MUST(!connect(fd, (void *)&address, len) && !send(fd, "", 0, 0));
+	} else if (!strncmp(kind, "unix-", 5)) {
+		unix_socket(kind + 5);
+	} else if (!strcmp(kind, "filter")) {
+		struct sock_filter all[] = {BPF_STMT(BPF_RET | BPF_K, -1)};
+		struct sock_fprog program = {1, all};
+		fd = socket(AF_INET, SOCK_DGRAM, 0);
+		MUST(!setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program));
 	} else if (!strcmp(kind, "netlink")) {
 		MUST(socket(AF_NETLINK, SOCK_RAW, 0) >= 0);
 	} else if (!strcmp(kind, "child-memory")) {
@@ -144,10 +186,14 @@ static void start(const char *kind)
 			_exit(0);
 		}
 		MUST(waitpid(leader, NULL, 0) == leader);
-	} else if (!strcmp(kind, "timer")) {
-		timer_t timer;
-		struct itimerspec spec = {{1000, 0}, {1000, 0}};
-		MUST(!timer_create(CLOCK_MONOTONIC, NULL, &timer) && !timer_settime(timer, 0, &spec, NULL));
+	} else if (!strcmp(kind, "cpuid")) {
+		MUST(!syscall(SYS_arch_prctl, 0x1012, 0)); /* ARCH_SET_CPUID */
+	} else if (!strcmp(kind, "dispatch")) {
+		static char selector;
+		MUST(!prctl(59, 1, 0, ~0ul >> 1, &selector)); /* PR_SET_SYSCALL_USER_DISPATCH */
+	} else if (!strcmp(kind, "speculation")) {
+		MUST(prctl(PR_GET_SPECULATION_CTRL, 0, 0, 0, 0) == 3);
+		MUST(!prctl(PR_SET_SPECULATION_CTRL, 0, 4, 0, 0));
 	} else if (!strcmp(kind, "inotify")) {
 		fd = inotify_init1(0);
 		MUST(fd >= 0 && inotify_add_watch(fd, "/tmp", IN_CREATE) >= 0);
@@ -187,12 +233,16 @@ static void start(const char *kind)
 		int id = shmget(IPC_PRIVATE, 4096, 0600);
 		MUST(id >= 0 && shmat(id, NULL, 0) != (void *)-1 && !shmctl(id, IPC_RMID, NULL));
 	} else if (!strcmp(kind, "deleted")) {
+		usleep(50000);
 		fd = open("deleted", O_CREAT | O_RDWR, 0600);
-		MUST(fd >= 0 && !unlink("deleted"));
-	} else if (!strcmp(kind, "replaced")) {
-		fd = open("replaced", O_CREAT | O_RDWR, 0600);
-		MUST(fd >= 0 && !rename("replaced", "moved") && open("replaced", O_CREAT | O_RDWR, 0600) >= 0);
-		MUST(!unlink("moved"));
+		MUST(fd >= 0 && !unlink("deleted") && !ftruncate(fd, 32 << 20));
+	} else if (!strcmp(kind, "renamed")) {
+		/* It has another name, which nothing tells. */
+		fd = open("renamed", O_CREAT | O_RDWR, 0600);
+		MUST(fd >= 0 && !link("renamed", "other") && !unlink("renamed"));
+	} else if (!strcmp(kind, "fifo")) {
+		MUST(!mkfifo("fifo", 0600) && open("fifo", O_RDWR) == 3);
+		MUST(open("fifo", O_RDONLY) == 4 && write(3, "x", 1) == 1 && !close(3));
 	} else if (!strcmp(kind, "cwd")) {
 		MUST(!mkdir("gone", 0700) && !chdir("gone") && !rmdir("../gone"));
 	} else if (!strcmp(kind, "async")) {
@@ -224,8 +274,8 @@ static void start(const char *kind)
 		MUST(!syscall(462, at, 4096, 0)); /* mseal, Linux 6.10 */
 	} else if (!strcmp(kind, "pending")) {
 		sigset_t set;
-		sigemptyset(&set), sigaddset(&set, SIGUSR1);
-		MUST(!sigprocmask(SIG_BLOCK, &set, NULL) && !kill(getpid(), SIGUSR1));
+		sigemptyset(&set), sigaddset(&set, SIGTERM);
+		MUST(!sigprocmask(SIG_BLOCK, &set, NULL) && !kill(getpid(), SIGTERM));
 	} else if (!strcmp(kind, "vfork")) {
 		/* A thread that cannot be stopped for two seconds. */
 		pthread_t thread;

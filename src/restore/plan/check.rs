@@ -24,6 +24,8 @@ pub(super) const MAX_FD: u64 = 1 << 20;
 /// What the kernel writes at an address that a thread registers: the longest
 /// is `struct rseq`.
 const LEN_ADDRESSED: u64 = 64;
+/// Signals that nothing can block.
+const DEADLY: [u64; 2] = [libc::SIGKILL as u64, libc::SIGSTOP as u64];
 /// What a frame of `rt_sigreturn` has at the least.
 const LEN_UCONTEXT: u64 = crate::sys::arch::LEN_UCONTEXT as u64;
 /// A frame of `rt_sigreturn` with everything AVX-512 has is some 3 KB.
@@ -52,13 +54,21 @@ enum Kind {
     Address,
     /// One of a few values.
     OneOf(&'static [u64]),
+    /// The program's own pid.
+    Pid,
+    /// The id of one of its threads.
+    Tid,
+    /// A signal that can be blocked.
+    Signal,
     /// Zero.
     Zero,
     /// Flags that must be there, flags that may be there.
     Flags(u64, u64),
 }
 
-use Kind::{Address, Any, Bytes, Fd, Flags, Name, OneOf, Path, Range, Small, Struct, Zero};
+use Kind::{
+    Address, Any, Bytes, Fd, Flags, Name, OneOf, Path, Pid, Range, Signal, Small, Struct, Tid, Zero,
+};
 
 const MAP: u64 = libc::MAP_FIXED as u64;
 const MAP_MAY: u64 = (libc::MAP_PRIVATE
@@ -72,9 +82,27 @@ const PRCTLS: &[u64] = &[
     libc::PR_SET_CHILD_SUBREAPER as u64,
     libc::PR_SET_THP_DISABLE as u64,
     libc::PR_SET_TIMERSLACK as u64,
+    libc::PR_SET_TSC as u64,
+    // PR_SET_MDWE, PR_SET_MEMORY_MERGE, PR_TIMER_CREATE_RESTORE_IDS.
+    65,
+    67,
+    77,
 ];
 /// Whether code may be run from it, sealing, close-on-exec.
 const MEMFD: u64 = (libc::MFD_ALLOW_SEALING | libc::MFD_CLOEXEC | libc::MFD_EXEC) as u64;
+const PR_SET_PDEATHSIG: u64 = libc::PR_SET_PDEATHSIG as u64;
+/// Signals that a program may ask for when its parent ends: they end it, as
+/// the restore's own one does.
+pub const PARENT_DEATH: [u64; 5] = [
+    libc::SIGHUP as u64,
+    libc::SIGINT as u64,
+    libc::SIGQUIT as u64,
+    libc::SIGKILL as u64,
+    libc::SIGTERM as u64,
+];
+/// What waits in a socket is sent without waiting.
+const SEND: u64 = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u64;
+const PR_MCE_KILL: u64 = libc::PR_MCE_KILL as u64;
 const PR_SET_NAME: u64 = libc::PR_SET_NAME as u64;
 const SETLK: u64 = libc::F_SETLK as u64;
 const SETTERS: &[u64] = &[
@@ -139,14 +167,27 @@ fn signature(number: i64, selector: u64) -> Option<&'static [Kind]> {
         libc::SYS_socketpair => &[Small, Small, Small, Struct(8)],
         libc::SYS_pipe2 => &[Struct(8), Small],
         libc::SYS_setsockopt => &[Fd, Small, Small, Bytes, Any],
-        libc::SYS_bind => &[Fd, Bytes, Any],
+        libc::SYS_bind | libc::SYS_connect => &[Fd, Bytes, Any],
+        libc::SYS_sendto => &[Fd, Bytes, Any, OneOf(&[SEND]), Zero, Zero],
         libc::SYS_shutdown => &[Fd, OneOf(&[0, 1, 2])],
         libc::SYS_rt_sigaction => &[Small, Struct(32), Zero, OneOf(&[8])],
         libc::SYS_prlimit64 => &[Zero, Small, Struct(16), Zero],
         libc::SYS_membarrier => &[Small, Zero],
         libc::SYS_setitimer => &[OneOf(&[0, 1, 2]), Struct(32), Zero],
         libc::SYS_prctl if selector == PR_SET_NAME => &[OneOf(&[PR_SET_NAME]), Struct(16)],
+        libc::SYS_prctl if selector == PR_MCE_KILL => {
+            &[OneOf(&[PR_MCE_KILL]), OneOf(&[1]), Small, Zero, Zero]
+        }
+        libc::SYS_prctl if selector == PR_SET_PDEATHSIG => {
+            &[OneOf(&[PR_SET_PDEATHSIG]), OneOf(&PARENT_DEATH), Zero, Zero, Zero]
+        }
         libc::SYS_prctl => &[OneOf(PRCTLS), Small, Zero, Zero, Zero],
+        libc::SYS_mlockall => &[OneOf(&[libc::MCL_FUTURE as u64])],
+        libc::SYS_timer_create => &[Any, Struct(64), Struct(8)],
+        libc::SYS_timer_settime => &[Small, Zero, Struct(32), Zero],
+        libc::SYS_timer_delete => &[Small],
+        libc::SYS_rt_sigqueueinfo => &[Pid, Signal, Struct(128)],
+        libc::SYS_rt_tgsigqueueinfo => &[Pid, Tid, Signal, Struct(128)],
         libc::SYS_arch_prctl => &[OneOf(&[0x1001, 0x1002]), Address],
         libc::SYS_set_tid_address => &[Address],
         libc::SYS_set_robust_list => &[Address, OneOf(&[24])],
@@ -359,6 +400,15 @@ impl Examined<'_> {
             (Address, Arg::Value(addr)) => {
                 range(addr, LEN_ADDRESSED)?;
                 self.unreserved(addr, LEN_ADDRESSED)
+            }
+            (Pid, Arg::Value(pid)) if plan.threads.first().is_some_and(|t| t.tid as u64 == pid) => {
+                Ok(())
+            }
+            (Tid, Arg::Value(tid)) if plan.threads.iter().any(|t| t.tid as u64 == tid) => Ok(()),
+            (Signal, Arg::Value(signal))
+                if (1..=64).contains(&signal) && !DEADLY.contains(&signal) =>
+            {
+                Ok(())
             }
             (OneOf(values), Arg::Value(value)) if values.contains(&value) => Ok(()),
             (Flags(must, may), Arg::Value(flags))

@@ -33,6 +33,10 @@ names! {
     SYS_setitimer "setitimer", SYS_prctl "prctl", SYS_arch_prctl "arch_prctl",
     SYS_set_tid_address "set_tid_address", SYS_set_robust_list "set_robust_list",
     SYS_memfd_create "memfd_create", SYS_ftruncate "ftruncate", SYS_sendfile "sendfile",
+    SYS_timer_create "timer_create", SYS_timer_settime "timer_settime",
+    SYS_timer_delete "timer_delete", SYS_rt_sigqueueinfo "rt_sigqueueinfo",
+    SYS_rt_tgsigqueueinfo "rt_tgsigqueueinfo", SYS_mlockall "mlockall",
+    SYS_connect "connect", SYS_sendto "sendto",
     SYS_rseq "rseq", SYS_ioctl "ioctl", SYS_setpgid "setpgid", SYS_setsid "setsid",
     SYS_sched_setaffinity "sched_setaffinity", SYS_setpriority "setpriority",
 }

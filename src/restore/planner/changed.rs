@@ -22,6 +22,37 @@ pub struct Changed {
     pub coredump_filter: Option<u32>,
     /// Threads that are scheduled otherwise than the caller, by id.
     pub scheduling: BTreeMap<u32, Scheduling>,
+    /// What threads have set for themselves, by id; the leader also for the
+    /// process.
+    pub settings: BTreeMap<u32, Vec<Setting>>,
+    /// Options of sockets that the image has no place for, by the file's id.
+    pub socket_options: BTreeMap<u32, Vec<SocketOption>>,
+    /// The names that Unix sockets of datagrams are connected to, by the file's
+    /// id (`unix(7)`).
+    pub unix_peers: BTreeMap<u32, Vec<u8>>,
+    /// Whether all memory that is yet to be mapped is locked
+    /// (`mlockall(2)`, MCL_FUTURE).
+    pub locks_future: bool,
+}
+
+/// An option of a socket (`setsockopt(2)`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketOption {
+    /// `SOL_SOCKET`, or a protocol.
+    pub level: i32,
+    /// Which of that level.
+    pub name: i32,
+    /// The value, as `getsockopt(2)` returns it.
+    pub value: Vec<u8>,
+}
+
+/// A call of `prctl(2)` that a thread makes for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    /// `PR_SET_*`.
+    pub option: i32,
+    /// Its arguments; the others are 0.
+    pub args: [u64; 2],
 }
 
 /// What a program leads.
@@ -48,6 +79,23 @@ pub struct Scheduling {
 }
 
 impl Planner<'_> {
+    /// Plans what a thread has set for itself, and the leader for the process:
+    /// last of all, when all memory is there.
+    pub(super) fn settings(&self, tid: u32, leader: u32) -> Vec<Operation> {
+        let settings = self.facts.changed.settings.get(&tid).map_or(&[][..], |all| all);
+        let call = |setting: &Setting| {
+            let [first, second] = setting.args.map(Arg::Value);
+            let args = [value(setting.option), first, second, value(0), value(0)];
+            Operation::new(libc::SYS_prctl, &args, Check::Ok)
+        };
+        let mut operations: Vec<Operation> = settings.iter().map(call).collect();
+        if self.facts.changed.locks_future && tid == leader {
+            let args = [value(libc::MCL_FUTURE)];
+            operations.push(Operation::new(libc::SYS_mlockall, &args, Check::Ok));
+        }
+        operations
+    }
+
     /// Plans the group or session that the program leads.
     pub(super) fn leads(&mut self) {
         // In a tree that is settled while its processes are made.

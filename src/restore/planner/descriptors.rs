@@ -13,7 +13,10 @@ use crate::image::proto::{
 };
 use crate::restore::plan::{AT_FDCWD, Arg, Shared};
 
+mod fifos;
+mod ghosts;
 mod sockets;
+mod unix;
 
 const CLOEXEC: i32 = libc::O_CLOEXEC;
 /// `EFD_SEMAPHORE`.
@@ -83,6 +86,8 @@ impl Planner<'_> {
         entries.sort_by_key(|entry| entry.fd);
         let given = |fd: u32| self.facts.given.iter().any(|given| given.fd == fd as i32);
         let own: Vec<&FdinfoEntry> = entries.iter().copied().filter(|e| !given(e.fd)).collect();
+        let highest = entries.last().map_or(3, |entry| entry.fd as i32);
+        self.ghosts(&own, highest, &mut made, &mut numbers)?;
         for entry in &own {
             let target = Target::of(entry);
             if target.fd < 0 {
@@ -96,6 +101,7 @@ impl Planner<'_> {
             }
             made.entry(entry.id).or_insert(target.fd);
         }
+        self.unix_peers(&made);
         let mut watched = BTreeSet::new();
         for entry in &own {
             let Some(epoll) = self.file(entry.id)?.epfd.clone() else { continue };
@@ -209,15 +215,18 @@ impl Planner<'_> {
             }
             FdTypes::Eventfd => {
                 let event = file.efd.as_ref().ok_or_else(|| unsupported("an empty eventfd"))?;
-                let counter = u32::try_from(event.counter)
-                    .ok()
-                    .filter(|counter| *counter < 1 << 31)
-                    .ok_or_else(|| unsupported("an eventfd with a huge count"))?;
+                // What one call cannot make is added by a second one.
+                let fits = event.counter < 1 << 31;
+                let counter = if fits { event.counter } else { 0 };
                 let semaphore = event.flags & libc::O_ACCMODE as u32 == 3;
                 let flags = nonblock(event.flags)
                     | target.flag() as u32
                     | if semaphore { SEMAPHORE } else { 0 };
                 self.create(libc::SYS_eventfd2, &[value(counter), value(flags)], target, numbers);
+                if !fits {
+                    let count = self.data.words(&[event.counter]);
+                    self.push(libc::SYS_write, &[value(fd), count, value(8)], Check::Equals(8));
+                }
                 Ok(())
             }
             FdTypes::Eventpoll => {
@@ -253,8 +262,9 @@ impl Planner<'_> {
                 Ok(())
             }
             FdTypes::Pipe => self.pipe(&file, target, all, made, numbers),
+            FdTypes::Fifo => self.fifo(&file, target, numbers),
             FdTypes::Inetsk => self.inet_socket(&file, target, numbers),
-            FdTypes::Unixsk => self.local_socket(&file, target, numbers),
+            FdTypes::Unixsk => self.unix_socket(&file, target, all, made, numbers),
             other => Err(unsupported(&format!("of kind {}", other.as_str_name()))),
         }
     }

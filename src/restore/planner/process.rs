@@ -48,6 +48,8 @@ impl Planner<'_> {
         self.leads();
         self.attributes(task, core);
         self.timers(core);
+        self.posix_timers(core.timers.as_ref().map_or(&[][..], |timers| &timers.posix));
+        self.pending(task.pid, core.signals_s.as_ref())?;
         Ok(self.limits(core))
     }
 

@@ -54,7 +54,7 @@ impl Planner<'_> {
         let given = |fd: u32| self.facts.given.iter().any(|given| given.fd == fd as i32);
         for entry in entries.into_iter().filter(|entry| !given(entry.fd)) {
             if self.file(entry.id)?.r#type == FdTypes::Memfd as i32 {
-                let memfd = self.memfd(entry.id)?.clone();
+                let memfd = *self.memfd(entry.id)?;
                 let uses = all.entry(memfd.inode_id).or_default();
                 if uses.open.iter().all(|(id, ..)| *id != entry.id) {
                     uses.open.push((entry.id, entry, memfd));

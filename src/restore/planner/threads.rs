@@ -16,10 +16,10 @@ const TRAP_FLAG: u64 = 1 << 8;
 
 impl Planner<'_> {
     pub(super) fn threads(&mut self, task: &Task) -> Result<Vec<ThreadPlan>, PlannerError> {
-        task.threads.iter().map(|thread| self.thread(thread)).collect()
+        task.threads.iter().map(|thread| self.thread(task.pid, thread)).collect()
     }
 
-    fn thread(&mut self, thread: &Thread) -> Result<ThreadPlan, PlannerError> {
+    fn thread(&mut self, pid: u32, thread: &Thread) -> Result<ThreadPlan, PlannerError> {
         let tid = thread.tid;
         let wrong = |what: &str| PlannerError::Inconsistent(format!("thread {tid} has {what}"));
         let info = thread.core.thread_info.as_ref().ok_or_else(|| wrong("no registers"))?;
@@ -31,6 +31,8 @@ impl Planner<'_> {
         }
         let mut operations = self.own_operations(info.clear_tid_addr, core, &regs);
         operations.extend(self.scheduling(tid));
+        operations.extend(self.pending_of_thread(pid, tid, core.signals_p.as_ref())?);
+        operations.extend(self.settings(tid, pid));
         let state = decode_xstate(&info.fpregs).and_then(|state| arch::compose(&state));
         let state = state.ok_or_else(|| wrong("a malformed extended state"))?;
         let mask = core.blk_sigset.unwrap_or(0);

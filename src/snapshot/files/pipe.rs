@@ -49,7 +49,7 @@ impl Reader<'_> {
 
 /// Reads capacity and content of a pipe by its reading end; `None` if it
 /// changed meanwhile.
-fn content(pipe: &OwnedFd) -> nix::Result<Option<(u32, Vec<u8>)>> {
+pub(super) fn content(pipe: &OwnedFd) -> nix::Result<Option<(u32, Vec<u8>)>> {
     let size = fcntl(pipe, FcntlArg::F_GETPIPE_SZ)?;
     let io = |error: std::io::Error| {
         nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))

@@ -3,7 +3,7 @@
 use std::fs::{self, Metadata};
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -49,6 +49,12 @@ impl Reader<'_> {
         let shown = path.display();
         let open = fs::metadata(format!("/proc/{}/fd/{}", self.pid, descriptor.fd))
             .map_err(|error| self.refuse(descriptor, format!("{shown}: {error}")))?;
+        if super::deleted::is_it(descriptor, &open) {
+            return self.deleted(descriptor, id, &open);
+        }
+        if open.file_type().is_fifo() {
+            return self.fifo(descriptor, &open);
+        }
         let named = fs::symlink_metadata(path);
         if !named.is_ok_and(|named| named.dev() == open.dev() && named.ino() == open.ino()) {
             return Err(self.refuse(descriptor, format!("a deleted or replaced file ({shown})")));
@@ -76,7 +82,7 @@ impl Reader<'_> {
     /// (`ktime_get_coarse_real_ts64`): what is dated after a reading of the
     /// fine one was made after it, whereas a file made in the program's first
     /// tick (1 to 10 ms) counts as older.
-    fn is_made_by_program(&self, open: &Metadata, fd: RawFd) -> Result<bool, Refusal> {
+    pub(super) fn is_made_by_program(&self, open: &Metadata, fd: RawFd) -> Result<bool, Refusal> {
         let Ok(created) = open.created() else { return Ok(false) };
         let started = match self.capture.started {
             Some(started) => started,

@@ -1,5 +1,5 @@
-//! Sockets: TCP ones that listen or are not connected, and the half-closed
-//! local one that a JDK keeps. Everything else is refused by name.
+//! Sockets: TCP ones that listen or are not connected, UDP, Unix ones
+//! ([`unix`]), netlink ones that rest. Everything else is refused by name.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,6 +12,9 @@ use crate::image::proto::{
 use crate::image::sockets::{TCP_CLOSE, TCP_LISTEN, address_words};
 use crate::sys::socket::{self, End};
 
+mod options;
+mod unix;
+
 /// (`include/net/tcp_states.h`.)
 const TCP_ESTABLISHED: u32 = 1;
 /// `tcpi_state` and `tcpi_sacked` in `struct tcp_info`: a listening socket
@@ -20,7 +23,12 @@ const OFFSET_STATE: usize = 0;
 const OFFSET_SACKED: usize = 28;
 
 impl Reader<'_> {
-    pub(super) fn socket(&self, descriptor: &Descriptor, id: u32) -> Result<FileEntry, Refusal> {
+    pub(super) fn socket(
+        &mut self,
+        descriptor: &Descriptor,
+        id: u32,
+        all: &[Descriptor],
+    ) -> Result<FileEntry, Refusal> {
         let duplicate = self.duplicate(descriptor)?;
         let socket = duplicate.as_fd();
         let int = |name| {
@@ -31,19 +39,96 @@ impl Reader<'_> {
             (int(libc::SO_DOMAIN)?, int(libc::SO_TYPE)?, int(libc::SO_PROTOCOL)?);
         match (family, kind) {
             (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM) if proto == libc::IPPROTO_TCP => {
-                self.tcp(descriptor, id, socket, family)
+                let entry = self.tcp(descriptor, id, socket, family)?;
+                self.options(descriptor, id, socket, (family, kind, proto))?;
+                Ok(entry)
             }
-            (libc::AF_UNIX, libc::SOCK_STREAM) => self.half_closed(descriptor, id, socket),
-            (libc::AF_UNIX, _) => Err(self.refuse(descriptor, "a local (Unix) socket")),
+            (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM) if proto == libc::IPPROTO_UDP => {
+                let entry = self.udp(descriptor, id, socket, family)?;
+                self.options(descriptor, id, socket, (family, kind, proto))?;
+                Ok(entry)
+            }
+            (libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_DGRAM | libc::SOCK_SEQPACKET) => {
+                self.unix(descriptor, id, socket, kind, all)
+            }
             (libc::AF_NETLINK, _) => Err(self.refuse(descriptor, "a netlink socket")),
-            (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM) => {
-                Err(self.refuse(descriptor, "a UDP socket"))
-            }
             (family, kind) => {
                 let what = format!("a socket of family {family}, type {kind}");
                 Err(self.refuse(descriptor, what))
             }
         }
+    }
+
+    /// Notes the options that CRIU's format has no fields for.
+    fn options(
+        &mut self,
+        descriptor: &Descriptor,
+        id: u32,
+        socket: BorrowedFd<'_>,
+        kind: (i32, i32, i32),
+    ) -> Result<(), Refusal> {
+        if options::is_filtered(socket) {
+            return Err(self.refuse(descriptor, "a socket with a filter (SO_ATTACH_FILTER)"));
+        }
+        let changed = options::changed(socket, kind);
+        if !changed.is_empty() {
+            self.files.socket_options.insert(id, changed);
+        }
+        Ok(())
+    }
+
+    /// Encodes a UDP socket: where it is bound, and to whom it is connected,
+    /// which for UDP is an address and no more.
+    fn udp(
+        &self,
+        descriptor: &Descriptor,
+        id: u32,
+        socket: BorrowedFd<'_>,
+        family: i32,
+    ) -> Result<FileEntry, Refusal> {
+        let fail = |error| self.refuse(descriptor, format!("a UDP socket: {error}"));
+        // FIONREAD says nothing of a datagram without content.
+        if socket::events(socket).map_err(fail)? & libc::POLLIN != 0 {
+            let what = format!("fd {} is a UDP socket with an unread datagram", descriptor.fd);
+            return Err(Refusal::passing(what));
+        }
+        let none = SocketAddr::from(([0, 0, 0, 0], 0));
+        let local = socket::address(socket, End::Local).map_err(fail)?.unwrap_or(none);
+        let peer = socket::address(socket, End::Peer).map_err(fail)?;
+        let v6only = if family == libc::AF_INET6 {
+            let only = socket::int_option(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
+            Some(only.map_err(fail)? != 0)
+        } else {
+            None
+        };
+        let inode = bracketed(descriptor.target.as_os_str().as_bytes(), b"socket:[");
+        Ok(FileEntry {
+            r#type: FdTypes::Inetsk as i32,
+            id,
+            isk: Some(InetSkEntry {
+                id,
+                ino: inode.unwrap_or(0) as u32,
+                family: family as u32,
+                r#type: libc::SOCK_DGRAM as u32,
+                proto: libc::IPPROTO_UDP as u32,
+                state: if peer.is_some() { TCP_ESTABLISHED } else { TCP_CLOSE },
+                src_port: u32::from(local.port()),
+                dst_port: peer.map_or(0, |peer| u32::from(peer.port())),
+                flags: descriptor.info.flags & !(libc::O_CLOEXEC as u32),
+                backlog: 0,
+                src_addr: address_words(local.ip()),
+                dst_addr: peer.map_or_else(
+                    || vec![0; address_words(local.ip()).len()],
+                    |peer| address_words(peer.ip()),
+                ),
+                fown: FownEntry::default(),
+                opts: common(socket).map_err(fail)?,
+                v6only,
+                shutdown: Some(SkShutdown::None as i32),
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
     }
 
     fn tcp(
@@ -102,7 +187,7 @@ impl Reader<'_> {
                 src_addr: address_words(address.ip()),
                 dst_addr: vec![0; address_words(address.ip()).len()],
                 fown: FownEntry::default(),
-                opts: options(socket).map_err(fail)?,
+                opts: common(socket).map_err(fail)?,
                 v6only,
                 // Said only of one that is shut down: CRIU would do it.
                 shutdown: None,
@@ -130,7 +215,7 @@ impl Reader<'_> {
         let events = socket::events(socket).unwrap_or(0);
         let unread = socket::readable(socket).unwrap_or(1);
         if events & libc::POLLHUP == 0 || unread != 0 {
-            return Err(self.refuse(descriptor, "a local (Unix) socket"));
+            return Err(self.refuse(descriptor, "a Unix socket without a peer"));
         }
         let inode = bracketed(descriptor.target.as_os_str().as_bytes(), b"socket:[");
         Ok(FileEntry {
@@ -146,7 +231,7 @@ impl Reader<'_> {
                 backlog: 0,
                 peer: 0,
                 fown: FownEntry::default(),
-                opts: options(socket)
+                opts: common(socket)
                     .map_err(|error| self.refuse(descriptor, format!("a socket: {error}")))?,
                 name: Vec::new(),
                 shutdown: Some(SkShutdown::Both as i32),
@@ -158,7 +243,7 @@ impl Reader<'_> {
 }
 
 /// Reads the options that every socket has.
-fn options(socket: BorrowedFd<'_>) -> std::io::Result<SkOptsEntry> {
+fn common(socket: BorrowedFd<'_>) -> std::io::Result<SkOptsEntry> {
     let int = |name| socket::int_option(socket, libc::SOL_SOCKET, name);
     let flag = |name| int(name).map(|on| Some(on != 0));
     let time = |name| {

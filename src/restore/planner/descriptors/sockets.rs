@@ -1,7 +1,7 @@
 //! Sockets that listen or are not connected.
 
 use super::{Numbers, Planner, PlannerError, Target, nonblock, value};
-use crate::image::proto::{FileEntry, InetSkEntry};
+use crate::image::proto::{FileEntry, InetSkEntry, SkOptsEntry};
 use crate::image::sockets::{TCP_LISTEN, address_of};
 use crate::restore::plan::Arg;
 use crate::sys::socket::socket_address;
@@ -26,7 +26,9 @@ impl Planner<'_> {
         let kind = socket.r#type | nonblock(socket.flags) | target.flag() as u32;
         let args = [value(socket.family), value(kind), value(socket.proto)];
         self.create(libc::SYS_socket, &args, target, numbers);
-        self.options(fd, socket);
+        self.changed_options(socket.id, fd);
+        self.options(fd, &socket.opts);
+        self.inet_options(fd, socket);
         let listens = socket.state == TCP_LISTEN;
         if socket.src_port != 0 || listens {
             let ip = address_of(&socket.src_addr, socket.family as i32);
@@ -35,6 +37,12 @@ impl Planner<'_> {
             let address = socket_address(ip, port);
             let bytes = Arg::Data(self.data.put(&address));
             self.must(libc::SYS_bind, &[value(fd), bytes, value(address.len())]);
+        }
+        if socket.r#type == libc::SOCK_DGRAM as u32 && socket.dst_port != 0 {
+            let ip = address_of(&socket.dst_addr, socket.family as i32);
+            let ip = ip.ok_or_else(|| wrong("no address"))?;
+            let port = u16::try_from(socket.dst_port).map_err(|_| wrong("no possible port"))?;
+            self.connect(fd, &socket_address(ip, port));
         }
         if listens {
             self.must(libc::SYS_listen, &[value(fd), value(socket.backlog.min(1 << 30))]);
@@ -56,8 +64,24 @@ impl Planner<'_> {
         );
     }
 
-    fn options(&mut self, fd: i32, socket: &InetSkEntry) {
-        let opts = &socket.opts;
+    /// Connects a socket of datagrams, which sends nothing.
+    pub(super) fn connect(&mut self, fd: i32, address: &[u8]) {
+        let bytes = Arg::Data(self.data.put(address));
+        self.must(libc::SYS_connect, &[value(fd), bytes, value(address.len())]);
+    }
+
+    /// Sets what the image has no place for; first, since one option may change
+    /// another (IP_TOS the priority).
+    pub(super) fn changed_options(&mut self, id: u32, fd: i32) {
+        for option in self.facts.changed.socket_options.get(&id).map_or(&[][..], |all| all) {
+            let bytes = Arg::Data(self.data.put(&option.value));
+            let (level, name) = (value(option.level), value(option.name));
+            let args = [value(fd), level, name, bytes, value(option.value.len())];
+            self.must(libc::SYS_setsockopt, &args);
+        }
+    }
+
+    pub(super) fn options(&mut self, fd: i32, opts: &SkOptsEntry) {
         let flags = [
             (libc::SO_REUSEADDR, opts.reuseaddr),
             (libc::SO_REUSEPORT, opts.so_reuseport),
@@ -68,9 +92,6 @@ impl Planner<'_> {
         ];
         for (name, _) in flags.into_iter().filter(|(_, on)| *on == Some(true)) {
             self.int_option(fd, libc::SOL_SOCKET, name, 1);
-        }
-        if let Some(only) = socket.v6only {
-            self.int_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, u32::from(only));
         }
         // The kernel doubles what is set.
         let locks = opts.so_buf_lock.unwrap_or(0);
@@ -97,6 +118,12 @@ impl Planner<'_> {
         if let Some(linger) = opts.so_linger {
             self.words_option(fd, libc::SO_LINGER, &[1 | u64::from(linger) << 32]);
         }
+    }
+
+    fn inet_options(&mut self, fd: i32, socket: &InetSkEntry) {
+        if let Some(only) = socket.v6only {
+            self.int_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, u32::from(only));
+        }
         let Some(tcp) = &socket.tcp_opts else { return };
         for (name, on) in [(libc::TCP_NODELAY, tcp.nodelay), (libc::TCP_CORK, tcp.cork)] {
             if on == Some(true) {
@@ -109,31 +136,5 @@ impl Planner<'_> {
                 self.int_option(fd, libc::IPPROTO_TCP, name, number);
             }
         }
-    }
-
-    /// A stream socket whose peer is gone: one half of a pair.
-    pub(super) fn local_socket(
-        &mut self,
-        file: &FileEntry,
-        target: &Target,
-        numbers: &mut Numbers,
-    ) -> Result<(), PlannerError> {
-        let fd = target.fd;
-        let Some(socket) = file.usk.as_ref().filter(|socket| {
-            socket.peer == 0 && socket.name.is_empty() && socket.r#type == libc::SOCK_STREAM as u32
-        }) else {
-            return Err(PlannerError::Unsupported(format!("fd {fd} is a local (Unix) socket")));
-        };
-        let kind = socket.r#type | nonblock(socket.flags) | target.flag() as u32;
-        let place = self.data.words(&[0]);
-        let args = [value(libc::AF_UNIX), value(kind), value(0), place];
-        let first = numbers.lowest_free();
-        numbers.0.insert(first);
-        let second = numbers.lowest_free();
-        self.must(libc::SYS_socketpair, &args);
-        self.must(libc::SYS_close, &[value(second)]);
-        numbers.0.remove(&first);
-        self.settle(first, target, numbers);
-        Ok(())
     }
 }
