@@ -72,6 +72,11 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Returns the file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn new(path: &Path, meta: &Metadata) -> Self {
         let changed = meta.ctime().wrapping_mul(1_000_000_000).wrapping_add(meta.ctime_nsec());
         Self { path: path.into(), numbers: (meta.dev(), meta.ino(), meta.size(), changed) }

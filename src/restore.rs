@@ -17,6 +17,7 @@ use crate::pids::range::RangeError;
 use crate::sys::namespaces::{Enclosure, Failed};
 
 pub mod criu;
+pub mod foreign;
 pub mod host;
 pub mod native;
 pub mod plan;

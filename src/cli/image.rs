@@ -8,16 +8,15 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::run::Pids;
+use super::environment;
+use super::run::{Engine, Pids, seconds};
+use crate::criu::record::{self, Record};
+use crate::criu::{self, Criu};
 use crate::failure::{Failure, status};
 use crate::image::{self, Set};
 use crate::restore::plan::{Bytes, Plan, PlanError};
 use crate::snapshot::{self, After, Capture, Children, StdinAtStart, StdioOrigin};
 use crate::{launcher, restore, ui};
-
-/// How long a restore may take; there is no cold start to fall back to, and
-/// the image may have to be read from a slow disk.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The arguments of `image`.
 #[derive(Debug, Args)]
@@ -37,6 +36,12 @@ enum Command {
         /// How pids are chosen
         #[arg(long, value_name = "STRATEGY", value_enum, default_value_t = Pids::Auto)]
         pids: Pids,
+        /// What restores; auto: native, which plans what others dumped
+        #[arg(long, value_enum, default_value_t = Engine::Auto)]
+        engine: Engine,
+        /// Give up after so many seconds
+        #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
+        timeout: Duration,
     },
     /// Print what an image holds
     Show {
@@ -71,7 +76,7 @@ struct DumpArguments {
 pub(super) fn main(arguments: Arguments) -> Result<u8, Failure> {
     match arguments.command {
         Command::Dump(arguments) => dump(&arguments),
-        Command::Restore { dir, pids } => restore(&dir, pids),
+        Command::Restore { dir, pids, engine, timeout } => restore(&dir, pids, engine, timeout),
         Command::Show { dir, json } => show(&dir, json),
     }
 }
@@ -172,12 +177,26 @@ fn clean(dir: &Path, made: Made) {
     }
 }
 
-fn restore(dir: &Path, pids: Pids) -> Result<u8, Failure> {
+/// Restores; there is no cold start to fall back to, and the image may have to
+/// be read from a slow disk.
+fn restore(dir: &Path, pids: Pids, engine: Engine, deadline: Duration) -> Result<u8, Failure> {
     let pids = pids.strategies();
     let dir = absolute(dir)?;
     if !dir.is_dir() {
         return Err(Failure::failed(format!("{} is no directory", dir.display())));
     }
+    let tool = match engine {
+        Engine::Criu => Some(ready_for_criu(&dir)?),
+        // What was made ready for CRIU is CRIU's: its caller's descriptors are
+        // not in it any more.
+        Engine::Auto if record(&dir)?.is_some() => Some(ready_for_criu(&dir)?),
+        Engine::Auto | Engine::Native => {
+            restore::foreign::ensure_plan(&dir).map_err(|error| {
+                Failure::failed(format!("{} was not restored: {error}", dir.display()))
+            })?;
+            None
+        }
+    };
     let blocked = launcher::block_signals();
     let request = restore::Request {
         plan: Bytes::Unknown,
@@ -190,9 +209,13 @@ fn restore(dir: &Path, pids: Pids) -> Result<u8, Failure> {
         pids: &pids,
         pid_budget: launcher::PID_BUDGET,
         clock: launcher::Clock::Machines,
-        deadline: DEADLINE,
+        deadline,
     };
-    let restored = restore::native(&request).map_err(|error| {
+    let restored = match &tool {
+        Some(criu) => restore::criu(&request, criu),
+        None => restore::native(&request),
+    };
+    let restored = restored.map_err(|error| {
         let failure = Failure::failed(format!("{} was not restored: {error}", dir.display()));
         match error {
             restore::CannotRestore::NotPermitted => failure.hint("warmstart doctor"),
@@ -203,18 +226,36 @@ fn restore(dir: &Path, pids: Pids) -> Result<u8, Failure> {
     Ok(launcher::relay(restored, &blocked))
 }
 
+fn record(dir: &Path) -> Result<Option<Record>, Failure> {
+    Record::read(dir)
+        .map_err(|error| Failure::failed(format!("{}: {error}", dir.join(record::FILE).display())))
+}
+
+/// Finds CRIU for an image; one that was not made ready for it, ours or its own,
+/// is as it is: 0, 1 and 2 come back as what they were.
+fn ready_for_criu(dir: &Path) -> Result<Criu, Failure> {
+    let known = record(dir)?.map(|record| record.criu);
+    criu::find(&environment::criu(), known.as_ref())
+        .map_err(|error| Failure::failed(error).hint("WARMSTART_CRIU=/path/to/criu"))
+}
+
 fn show(dir: &Path, json: bool) -> Result<u8, Failure> {
     let set = Set::read(dir).map_err(Failure::failed)?;
     let plan = plan(dir);
+    let record = record(dir)?;
     if json {
         let mut value = image::json(&set);
         let told = match &plan {
-            Some(Ok(plan)) => told(plan, dir),
+            Some(Ok(plan)) => plans(plan, dir),
             Some(Err(error)) => json!({ "error": error.to_string() }),
             None => serde_json::Value::Null,
         };
         if let Some(fields) = value.as_object_mut() {
             fields.insert("plan".into(), told);
+            let engine = if record.is_some() { "criu" } else { "native" };
+            fields.insert("engine".into(), json!(engine));
+            let reason = record.and_then(|record| record.reason);
+            fields.insert("reason".into(), json!(reason));
         }
         ui::print_json(&value).map_err(Failure::failed)?;
         return Ok(status::OK);
@@ -231,14 +272,17 @@ fn show(dir: &Path, json: bool) -> Result<u8, Failure> {
             }
         }
         Some(Err(error)) => text.push_str(&format!("\nno plan: {error}\n")),
-        None => text.push_str("\nno plan: this set was not made by warmstart\n"),
+        None => match &record {
+            Some(record) => text.push_str(&told(record)),
+            None => text.push_str("\nno plan yet: this set was not made by warmstart\n"),
+        },
     }
     ui::print(&text);
     Ok(status::OK)
 }
 
 /// Returns a plan, and those of the other processes, as lines.
-fn told(plan: &Plan, dir: &Path) -> serde_json::Value {
+fn plans(plan: &Plan, dir: &Path) -> serde_json::Value {
     let lines = |plan: &Plan| plan.to_string().lines().map(str::to_owned).collect::<Vec<_>>();
     match plan.read_parts(dir, Bytes::Unknown) {
         Ok(parts) => {
@@ -247,6 +291,13 @@ fn told(plan: &Plan, dir: &Path) -> serde_json::Value {
         }
         Err(error) => json!({ "error": error.to_string() }),
     }
+}
+
+/// Says what restores a set that was made ready for CRIU, and why.
+fn told(record: &Record) -> String {
+    let reason = record.reason.as_deref().unwrap_or("asked for");
+    let path = record.criu.path();
+    format!("\nengine criu ({}): {reason}\n", path.display())
 }
 
 /// Reads the plan of a set; sets that others made have none.

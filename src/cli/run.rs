@@ -168,7 +168,7 @@ enum At {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Engine {
+pub(super) enum Engine {
     Auto,
     Native,
     Criu,

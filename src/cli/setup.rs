@@ -23,6 +23,7 @@ use clap::Args;
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::environment;
+use crate::criu::{self, Sought, trust};
 use crate::failure::{Failure, status};
 use crate::pids::range::{self, Permitted, PidRange, RangeError};
 use crate::privilege::file::{self, FileCaps};
@@ -40,6 +41,11 @@ pub(super) struct Arguments {
     /// 1000-4194303, or what was set before)
     #[arg(long, value_name = "MIN-MAX", conflicts_with = "undo")]
     pid_range: Option<PidRange>,
+
+    /// Record the CRIU that may have the capability too: root's program, which
+    /// nobody else can replace
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["undo", "shim"])]
+    criu: Option<PathBuf>,
 
     /// Make DIR stand in for a JDK: an entry of PATH, or a JAVA_HOME, whose
     /// programs start through warmstart (needs no privilege)
@@ -93,6 +99,9 @@ fn changes(binary: &Path, arguments: &Arguments) -> Result<Vec<Change>, Failure>
     })?;
     let mut changes = Vec::with_capacity(2);
     if arguments.undo {
+        if Path::new(trust::PATH).symlink_metadata().is_ok() {
+            changes.push(Change::RemoveCriu);
+        }
         if Path::new(range::PATH).symlink_metadata().is_ok() {
             changes.push(Change::RemoveRange);
         }
@@ -105,6 +114,7 @@ fn changes(binary: &Path, arguments: &Arguments) -> Result<Vec<Change>, Failure>
     // First, so that the capability is never there without its limits.
     changes
         .extend(range_to_write(range::permitted(), arguments.pid_range)?.map(Change::WriteRange));
+    changes.extend(criu_to_record(arguments.criu.as_deref())?.map(Change::WriteCriu));
     if !is_right(there) {
         changes.push(Change::Give(binary.to_owned()));
     }
@@ -140,6 +150,18 @@ fn range_to_write(
     Err(Failure::failed(error).hint(hint))
 }
 
+/// Decides which CRIU is to be recorded, if it is not yet. It must be one that
+/// works, and that only root can replace.
+fn criu_to_record(asked: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+    let Some(asked) = asked else { return Ok(None) };
+    trust::is_roots_alone(asked)
+        .map_err(|why| Failure::failed(format!("this criu must not have the capability: {why}")))?;
+    let named = Sought { named: Some(asked.into()), ..Sought::default() };
+    let found = criu::find(&named, None).map_err(Failure::failed)?;
+    let there = trust::recorded().ok().flatten();
+    Ok(Some(found.path().to_owned()).filter(|path| there.as_ref() != Some(path)))
+}
+
 /// Tells whether the file has what is wanted: with the effective flag
 /// (`setcap …=ep` by hand) is fine too, more capabilities are not.
 fn is_right(there: Option<FileCaps>) -> bool {
@@ -159,6 +181,17 @@ fn state(binary: &Path) -> String {
             text.push_str(&format!("{} permits pids {range}\n", path.display()));
         }
         Ok(Permitted { by: None, .. }) => {}
+        Err(error) => text.push_str(&format!("{error}\n")),
+    }
+    match trust::recorded() {
+        Ok(Some(path)) => {
+            let lent = match trust::is_roots_alone(&path) {
+                Ok(()) => "may have it too".to_owned(),
+                Err(why) => format!("is recorded, but may not have it: {why}"),
+            };
+            text.push_str(&format!("{} {lent}\n", path.display()));
+        }
+        Ok(None) => {}
         Err(error) => text.push_str(&format!("{error}\n")),
     }
     if is_packaged(binary) && file::of(binary).ok().flatten().is_some() {
@@ -212,6 +245,9 @@ fn lines(changes: &[Change], binary: &Path, arguments: &Arguments, root: bool) -
     let mut line = format!("sudo {} setup", quoted(binary));
     if arguments.undo {
         line.push_str(" --undo");
+    }
+    if let Some(criu) = &arguments.criu {
+        line.push_str(&format!(" --criu {}", quoted(criu)));
     }
     if let Some(range) = arguments.pid_range {
         line.push_str(&format!(" --pid-range {range}"));

@@ -18,7 +18,7 @@ use prost::Message;
 
 use super::wire;
 use crate::image::proto::{
-    FdTypes, FdinfoEntry, FileEntry, FownEntry, RegFileEntry, TaskKobjIdsEntry,
+    FdTypes, FdinfoEntry, FileEntry, FileLockEntry, FownEntry, RegFileEntry, TaskKobjIdsEntry,
 };
 
 /// Field numbers of `images/*.proto`.
@@ -227,12 +227,17 @@ pub fn hand_over(dir: &Path, pid: u32, callers: &Callers) -> Result<HandedOver, 
 
     let (mut used, mut replaced, mut referenced) =
         (BTreeSet::new(), left_out.clone(), BTreeSet::new());
+    let owners = owners(dir)?;
+    let mut gone = BTreeSet::new();
     for path in named(dir, "fdinfo-")? {
         let is_first = path == first;
+        let owners = owners.get(&path).cloned().unwrap_or_default();
+        let mut is_gone = |fd: u32| gone.extend(owners.iter().map(|pid| (*pid, fd as RawFd)));
         let mut table = Sheet::read(path)?;
         let mut messages = Vec::with_capacity(table.messages.len());
         for (entry, message) in table.decoded::<FdinfoEntry>()?.iter().zip(&table.messages) {
             if let Some(number) = outside.number_of(entry, is_first) {
+                is_gone(entry.fd);
                 used.insert(number);
                 replaced.insert(entry.id);
                 let r#type = FdTypes::Reg as i32;
@@ -241,6 +246,8 @@ pub fn hand_over(dir: &Path, pid: u32, callers: &Callers) -> Result<HandedOver, 
             } else if !left_out.contains(&entry.id) {
                 referenced.insert(entry.id);
                 messages.push(message.clone());
+            } else {
+                is_gone(entry.fd);
             }
         }
         table.messages = messages;
@@ -268,7 +275,38 @@ pub fn hand_over(dir: &Path, pid: u32, callers: &Callers) -> Result<HandedOver, 
     }
     files.messages = messages;
     files.write()?;
+    let_go_of_locks(dir, &gone)?;
     Ok(HandedOver { callers: used, orphans: replaced.difference(&referenced).copied().collect() })
+}
+
+/// Returns the processes of each descriptor table, by its file.
+fn owners(dir: &Path) -> Result<BTreeMap<PathBuf, Vec<i32>>, EditError> {
+    let mut owners: BTreeMap<PathBuf, Vec<i32>> = BTreeMap::new();
+    for path in named(dir, "ids-")? {
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some(pid) = name.strip_prefix("ids-").and_then(|pid| pid.parse().ok()) else {
+            continue;
+        };
+        for ids in Sheet::read(path)?.decoded::<TaskKobjIdsEntry>()? {
+            owners.entry(dir.join(format!("fdinfo-{}.img", ids.files_id))).or_default().push(pid);
+        }
+    }
+    Ok(owners)
+}
+
+/// Leaves out the locks that are held through descriptors which the image has no
+/// more: they are the caller's.
+fn let_go_of_locks(dir: &Path, gone: &BTreeSet<(i32, RawFd)>) -> Result<(), EditError> {
+    let path = dir.join("filelocks.img");
+    if !path.exists() {
+        return Ok(());
+    }
+    let mut locks = Sheet::read(path)?;
+    let decoded: Vec<FileLockEntry> = locks.decoded()?;
+    let kept = decoded.iter().zip(&locks.messages);
+    let kept = kept.filter(|(lock, _)| !gone.contains(&(lock.pid, lock.fd)));
+    locks.messages = kept.map(|(_, message)| message.clone()).collect();
+    locks.write()
 }
 
 /// A file that stands for a descriptor of the caller's.
@@ -388,6 +426,9 @@ mod tests {
                 file(6, libc::O_RDONLY),
             ],
         );
+        let lock = |fd| FileLockEntry { pid: 50, fd, flag: 2, ..Default::default() };
+        let locks = [7, 8, 1].map(|fd| lock(fd).encode_to_vec());
+        write(dir, "filelocks.img", locks.to_vec());
         let callers =
             Callers { given: (0..3).map(|number| (number, number)).collect(), dropped: [7].into() };
         let used = hand_over(dir, 50, &callers).unwrap();
@@ -398,6 +439,9 @@ mod tests {
             [(0, 7, true), (1, 8, true), (2, 9, true), (5, 8, true), (6, 2, false), (8, 5, true)];
         assert_eq!(table(dir, 4), first);
         assert_eq!(table(dir, 5), [(2, 9, true), (3, 2, false), (9, 8, true)]);
+        let locks: Vec<FileLockEntry> =
+            Sheet::read(dir.join("filelocks.img")).unwrap().decoded().unwrap();
+        assert_eq!(locks, [lock(8)], "a lock of the caller's is none of the program's");
         let files: Vec<FileEntry> = Sheet::read(dir.join("files.img")).unwrap().decoded().unwrap();
         let ids: Vec<u32> = files.iter().map(|file| file.id).collect();
         assert_eq!(ids, [2, 5, 6, 7, 8, 9]);

@@ -105,6 +105,7 @@ const IGNORED: &[&str] = &[
     "CIRCLE_WORKFLOW_JOB_ID",
     // Ours.
     "WARMSTART_CACHE_DIR",
+    "WARMSTART_CRIU",
     "WARMSTART_LOG",
 ];
 

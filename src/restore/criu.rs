@@ -7,24 +7,29 @@
 //! goes wrong, and a deadline that CRIU itself does not keep, ends CRIU and all
 //! that it has made, and nothing of the program has run.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::foreign;
 use super::host::{self, Clock};
+use super::planner::Policy;
 use super::{CannotRestore, Engine, Request, Restored};
 use crate::criu::edit;
 use crate::criu::family::{self, Watch};
-use crate::criu::record::Record;
+use crate::criu::record::{MadeFile, Record, VERSION};
 use crate::criu::tool;
 use crate::criu::{Criu, Standing};
+use crate::image::proto::Timespec;
+use crate::image::{Set, pages_file};
 use crate::pids::{self, Strategy, range};
 use crate::privilege;
 use crate::sys::ambient;
@@ -58,7 +63,7 @@ pub fn criu(request: &Request<'_>, criu: &Criu) -> Result<Restored, CannotRestor
     let started = Instant::now();
     let record = match Record::read(request.dir) {
         Ok(Some(record)) => record,
-        Ok(None) => return Err(unusable("the image was not made ready for criu")),
+        Ok(None) => plain(request.dir, criu)?,
         Err(error) => return Err(unusable(format!("reading its record: {error}"))),
     };
     let mut first = None;
@@ -84,6 +89,52 @@ pub fn criu(request: &Request<'_>, criu: &Criu) -> Result<Restored, CannotRestor
     Err(first.unwrap_or_else(|| {
         CannotRestore::PidNotReached("criu takes pids by set-tid or in a namespace".into())
     }))
+}
+
+/// Describes an image that was not made ready for CRIU (`image restore`): it
+/// brings everything back by itself, 0, 1 and 2 too.
+fn plain(dir: &Path, criu: &Criu) -> Result<Record, CannotRestore> {
+    let set = Set::read(dir).map_err(|error| unusable(error.to_string()))?;
+    let first = set.pstree.first().ok_or_else(|| unusable("the image is empty"))?;
+    let ns = |time: &Timespec| time.tv_sec.saturating_mul(1_000_000_000) + time.tv_nsec;
+    let clocks = set.timens.as_ref();
+    let clocks = clocks.map_or((0, 0), |then| (ns(&then.monotonic), ns(&then.boottime)));
+    let len_pages = set.pagemaps().filter_map(|pagemap| {
+        fs::metadata(dir.join(pages_file(pagemap.pages_id))).ok().map(|meta| meta.len())
+    });
+    Ok(Record {
+        version: VERSION,
+        criu: criu.identity.clone(),
+        reason: None,
+        pid: first.pid as i32,
+        pids: set.pstree.iter().flat_map(|it| &it.threads).map(|tid| *tid as i32).collect(),
+        callers: Vec::new(),
+        files: files_of(&set),
+        // Of which boot it is, it does not say.
+        boot_id: crate::fingerprint::boot_id(),
+        clocks,
+        len_pages: len_pages.sum(),
+    })
+}
+
+/// Returns the files of JVMs about themselves in an image: they end with the
+/// JVM, and CRIU insists on them.
+fn files_of(set: &Set) -> Vec<MadeFile> {
+    let pids: Vec<u32> = set.pstree.iter().map(|process| process.pid).collect();
+    let perf_data = set.files.iter().filter_map(|file| {
+        let reg = file.reg.as_ref()?;
+        let path = Path::new(OsStr::from_bytes(&reg.name));
+        let is_its = pids.iter().any(|pid| foreign::is_perf_data(path, *pid));
+        match is_its.then(|| foreign::perf_data(path, reg))? {
+            Policy::Recreate { mode, content } => {
+                Some(MadeFile { path: path.into(), mode, content: Some(content) })
+            }
+            _ => None,
+        }
+    });
+    let mut files: Vec<MadeFile> = perf_data.collect();
+    files.dedup_by(|one, other| one.path == other.path);
+    files
 }
 
 /// Restores in our own pid namespace.
@@ -262,7 +313,7 @@ fn command(
 }
 
 /// Makes the files that CRIU insists on; returns those that were not there.
-fn make_files(record: &Record) -> Result<Vec<&std::path::Path>, CannotRestore> {
+fn make_files(record: &Record) -> Result<Vec<&Path>, CannotRestore> {
     let mut made = Vec::new();
     for file in &record.files {
         match file.make() {
@@ -277,7 +328,7 @@ fn make_files(record: &Record) -> Result<Vec<&std::path::Path>, CannotRestore> {
     Ok(made)
 }
 
-fn remove(made: &[&std::path::Path]) {
+fn remove(made: &[&Path]) {
     for path in made {
         // Nothing depends on them without the program.
         let _ = fs::remove_file(path);

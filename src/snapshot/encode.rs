@@ -165,6 +165,10 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts), Refusal> {
     let ids = own_ids(place.index);
     task.oom_score_adj = task.oom_score_adj.or(Some(0));
     if let Some(leader) = threads.first_mut() {
+        // Read by a call of its own, during which every signal is blocked.
+        if let Some(mask) = leader.core.thread_core.as_ref().and_then(|core| core.blk_sigset) {
+            task.blk_sigset = mask;
+        }
         leader.core.tc = Some(task);
         leader.core.ids = Some(ids);
     }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::criu::trust;
 use crate::failure::Failure;
 use crate::pids::range::{self, PidRange};
 use crate::privilege::file::{self, FileCaps};
@@ -16,6 +17,10 @@ pub(super) enum Change {
     WriteRange(PidRange),
     /// Remove it, and its directory if nothing else is in there.
     RemoveRange,
+    /// Record the CRIU that may have the capability.
+    WriteCriu(PathBuf),
+    /// Remove that.
+    RemoveCriu,
     /// Give a binary the capability.
     Give(PathBuf),
     /// Take every capability from a binary.
@@ -39,6 +44,19 @@ impl Change {
             Self::RemoveRange => {
                 format!("{sudo}rm {path} && {sudo}rmdir --ignore-fail-on-non-empty {dir}")
             }
+            Self::WriteCriu(criu) => {
+                let text = format!("path = {}\\n", criu.display());
+                format!(
+                    "{sudo}install -d -m 755 {dir} && printf {} | \
+                     {sudo}install -m 644 /dev/stdin {}",
+                    quoted(Path::new(&text)),
+                    trust::PATH
+                )
+            }
+            Self::RemoveCriu => {
+                let path = trust::PATH;
+                format!("{sudo}rm {path} && {sudo}rmdir --ignore-fail-on-non-empty {dir}")
+            }
             Self::Give(binary) => {
                 format!("{sudo}setcap cap_checkpoint_restore=p {}", quoted(binary))
             }
@@ -48,11 +66,18 @@ impl Change {
 
     /// Makes the change, as root.
     pub(super) fn apply(&self) -> Result<(), Failure> {
-        let range_failed =
-            |error: io::Error| Failure::failed(format!("cannot change {}: {error}", range::PATH));
+        let failed = |path: &'static str| {
+            move |error: io::Error| Failure::failed(format!("cannot change {path}: {error}"))
+        };
         match self {
-            Self::WriteRange(range) => write_range(range).map_err(range_failed),
-            Self::RemoveRange => remove_range().map_err(range_failed),
+            Self::WriteRange(range) => {
+                replace(range::PATH, &range.to_file()).map_err(failed(range::PATH))
+            }
+            Self::RemoveRange => remove(range::PATH).map_err(failed(range::PATH)),
+            Self::WriteCriu(criu) => {
+                replace(trust::PATH, &trust::to_file(criu)).map_err(failed(trust::PATH))
+            }
+            Self::RemoveCriu => remove(trust::PATH).map_err(failed(trust::PATH)),
             Self::Give(binary) => capability(binary, file::set(binary, &FileCaps::OURS)),
             Self::Take(binary) => capability(binary, file::remove(binary)),
         }
@@ -63,9 +88,8 @@ fn directory() -> &'static Path {
     Path::new(range::PATH).parent().unwrap_or(Path::new("/"))
 }
 
-/// Replaces the range file at once: whoever reads it meanwhile must not find
-/// half of it.
-fn write_range(range: &PidRange) -> io::Result<()> {
+/// Replaces a file at once: whoever reads it meanwhile must not find half of it.
+fn replace(path: &str, text: &str) -> io::Result<()> {
     let dir = directory();
     match DirBuilder::new().mode(0o755).create(dir) {
         // Everybody reads the file, whatever root's umask is.
@@ -73,14 +97,14 @@ fn write_range(range: &PidRange) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),
     }
-    let temporary = dir.join(format!(".pids.conf.{}", std::process::id()));
+    let temporary = dir.join(format!(".warmstart.{}", std::process::id()));
     let write = || -> io::Result<()> {
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
         file.set_permissions(Permissions::from_mode(0o644))?;
-        file.write_all(range.to_file().as_bytes())?;
+        file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&temporary, range::PATH)
+        fs::rename(&temporary, path)
     };
     let written = write();
     if written.is_err() {
@@ -90,8 +114,8 @@ fn write_range(range: &PidRange) -> io::Result<()> {
     written
 }
 
-fn remove_range() -> io::Result<()> {
-    fs::remove_file(range::PATH)?;
+fn remove(path: &str) -> io::Result<()> {
+    fs::remove_file(path)?;
     match fs::remove_dir(directory()) {
         // Somebody else's files are in there.
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
@@ -141,6 +165,15 @@ mod tests {
             (
                 Change::RemoveRange,
                 "rm /etc/warmstart/pids.conf && rmdir --ignore-fail-on-non-empty /etc/warmstart",
+            ),
+            (
+                Change::RemoveCriu,
+                "rm /etc/warmstart/criu.conf && rmdir --ignore-fail-on-non-empty /etc/warmstart",
+            ),
+            (
+                Change::WriteCriu("/usr/sbin/criu".into()),
+                "install -d -m 755 /etc/warmstart && printf 'path = /usr/sbin/criu\\n' | \
+                 install -m 644 /dev/stdin /etc/warmstart/criu.conf",
             ),
             (
                 Change::WriteRange(range),
