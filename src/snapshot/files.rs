@@ -15,7 +15,7 @@ use crate::image::proto::{
     PipeDataEntry, RegFileEntry, SignalfdEntry, TimerfdEntry, TtyInfoEntry,
 };
 use crate::restore::planner::{Given, Source, Written};
-use crate::sys::{kcmp, pidfd};
+use crate::sys::{descriptors, kcmp, pidfd};
 
 mod epoll;
 mod fdinfo;
@@ -372,6 +372,10 @@ impl Reader<'_> {
     ) -> Result<FileEntry, Refusal> {
         if descriptor.info.flags & libc::O_ASYNC as u32 != 0 {
             return Err(self.refuse(descriptor, "in signal-driven mode (O_ASYNC)"));
+        }
+        // What cannot be duplicated is refused by its kind.
+        if self.duplicate(descriptor).is_ok_and(|it| descriptors::has_owner(it.as_fd())) {
+            return Err(self.refuse(descriptor, "to send signals (F_SETOWN, F_SETSIG)"));
         }
         let info = &descriptor.info;
         let flags = info.flags & !(libc::O_CLOEXEC as u32);
