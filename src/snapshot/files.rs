@@ -18,7 +18,7 @@ use crate::image::proto::{
 };
 use crate::image::{GhostFile, Queued, Set};
 use crate::restore::planner::{Given, SocketOption, Source, Written};
-use crate::sys::{kcmp, pidfd};
+use crate::sys::{descriptors, kcmp, pidfd};
 
 mod deleted;
 mod epoll;
@@ -493,6 +493,10 @@ impl Reader<'_> {
     ) -> Result<FileEntry, Refusal> {
         if descriptor.info.flags & libc::O_ASYNC as u32 != 0 {
             return Err(self.refuse(descriptor, "in signal-driven mode (O_ASYNC)"));
+        }
+        // What cannot be duplicated is refused by its kind.
+        if self.duplicate(descriptor).is_ok_and(|it| descriptors::has_owner(it.as_fd())) {
+            return Err(self.refuse(descriptor, "to send signals (F_SETOWN, F_SETSIG)"));
         }
         let info = &descriptor.info;
         let flags = info.flags & !(libc::O_CLOEXEC as u32);

@@ -31,6 +31,20 @@ impl Drop for Lent {
     }
 }
 
+/// Whether somebody is to have a signal when something comes in
+/// (`F_SETOWN`, `F_SETSIG`). False for descriptors that know no such thing.
+pub fn has_owner(fd: std::os::fd::BorrowedFd<'_>) -> bool {
+    const F_GETSIG: libc::c_int = 11;
+    const F_GETOWN_EX: libc::c_int = 16;
+    // `struct f_owner_ex`: its kind and its number.
+    let mut owner = [0i32; 2];
+    // SAFETY: F_GETOWN_EX writes these eight bytes, F_GETSIG takes nothing.
+    unsafe {
+        let got = libc::fcntl(fd.as_raw_fd(), F_GETOWN_EX, owner.as_mut_ptr());
+        got == 0 && owner[1] != 0 || libc::fcntl(fd.as_raw_fd(), F_GETSIG) > 0
+    }
+}
+
 /// Whether the descriptor is open. Async-signal-safe.
 pub fn is_open(fd: RawFd) -> bool {
     // SAFETY: F_GETFD takes no third argument and any number.

@@ -62,10 +62,16 @@ impl Row {
     }
 }
 
-/// What no dump can know and no restore can set, and why.
-const LOST: [(&str, &str); 2] = [
-    ("sem-undo", "the kernel tells nobody what it would undo; the end of the dumped process does"),
-    ("cpu-time", "nothing sets the clock of a process: it begins at zero again"),
+/// What no dump can know or no restore can set, in which ways, and why.
+const LOST: [(&str, &[Way], &str); 4] = [
+    ("sem-undo", &ALL, "nobody is told what is undone when the dumped process ends"),
+    ("cpu-time", &ALL, "nothing sets the clock of a process: it begins at zero again"),
+    (
+        "tcp-more-options",
+        &[Way::Mapped, Way::Copied, Way::Namespace],
+        "these options are not carried yet",
+    ),
+    ("eventfd-semaphore", &[Way::ToCriu], "CRIU makes an ordinary eventfd of it"),
 ];
 
 /// The table.
@@ -142,9 +148,8 @@ impl Coverage {
                         row.cells.entry(*way).or_insert(("not tried".into(), String::new()));
                         continue;
                     }
-                    Cell::Fails(_) if LOST.iter().any(|(lost, _)| lost == name) => {
-                        let why = LOST.iter().find(|(lost, _)| lost == name);
-                        ("lost", why.map_or("", |(_, why)| *why))
+                    Cell::Fails(_) if lost(name, *way).is_some() => {
+                        ("lost", lost(name, *way).unwrap_or_default())
                     }
                     Cell::Fails(why) => {
                         let what = format!("{name}, {}: {why}", way.name());
@@ -215,4 +220,9 @@ fn label(way: Way) -> &'static str {
         Way::ToCriu => "to CRIU",
         Way::FromCriu => "from CRIU",
     }
+}
+
+fn lost(name: &str, way: Way) -> Option<&'static str> {
+    let known = LOST.iter().find(|(lost, ways, _)| *lost == name && ways.contains(&way));
+    known.map(|(_, _, why)| *why)
 }

@@ -225,7 +225,8 @@ impl Reader<'_> {
                 id,
                 ino: inode.unwrap_or(0) as u32,
                 r#type: libc::SOCK_STREAM as u32,
-                state: TCP_CLOSE,
+                // As CRIU has it: unconnected it would not read an end.
+                state: TCP_ESTABLISHED,
                 flags: descriptor.info.flags & !(libc::O_CLOEXEC as u32),
                 uflags: 0,
                 backlog: 0,
