@@ -91,6 +91,9 @@ pub fn make_ready(
     criu: &Criu,
 ) -> Result<Snapshot, Refusal> {
     let Ready { callers, boot } = ready;
+    if let Some(what) = frozen.facts.iter().find_map(|facts| facts.changed.without_place()) {
+        return Err(refuse(format!("its images have no place for {what}")));
+    }
     let set = frozen.set.clone();
     let snapshot = frozen.write()?;
     let Snapshot { dependencies, freeze, .. } = snapshot;

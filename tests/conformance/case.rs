@@ -192,7 +192,8 @@ impl<'a> Bench<'a> {
         let mut reason = String::new();
         // A signal of a timer may just be on its way, or the machine be busy,
         // but not each time.
-        for _ in 0..5 {
+        // Nor is a child young for long.
+        for pause in [5, 5, 50, 200, 300] {
             let mut command = alone(support::binary());
             command.args(["image", "dump", &pid.to_string(), "-o"]).arg(self.path("image"));
             let (status, said) = self.tool(command, "dump")?;
@@ -202,10 +203,11 @@ impl<'a> Bench<'a> {
             }
             let told = said.split_once("was not dumped: ").map(|(_, why)| why.trim());
             reason = told.ok_or(Cell::Fails(format!("{status}: {said}")))?.to_owned();
-            if !["pending", "does not stop"].iter().any(|end| reason.ends_with(end)) {
+            let passing = ["pending", "does not stop", "has just been started"];
+            if !passing.iter().any(|end| reason.ends_with(end)) {
                 break;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(pause));
         }
         Err(self.refused(running, &reason))
     }

@@ -63,16 +63,37 @@ impl Row {
 }
 
 /// What no dump can know or no restore can set, in which ways, and why.
-const LOST: [(&str, &[Way], &str); 4] = [
+const LOST: &[(&str, &[Way], &str)] = &[
     ("sem-undo", &ALL, "nobody is told what is undone when the dumped process ends"),
     ("cpu-time", &ALL, "nothing sets the clock of a process: it begins at zero again"),
-    (
-        "tcp-more-options",
-        &[Way::Mapped, Way::Copied, Way::Namespace],
-        "these options are not carried yet",
-    ),
-    ("eventfd-semaphore", &[Way::ToCriu], "CRIU makes an ordinary eventfd of it"),
+    ("eventfd-semaphore", &INTERCHANGED, "CRIU makes an ordinary eventfd of it"),
+    // What its images have no place for: a run with `--engine criu` and an image
+    // of ours refuses it.
+    ("mce-kill", &INTERCHANGED, NO_PLACE),
+    ("mdwe", &INTERCHANGED, NO_PLACE),
+    ("memory-merge", &INTERCHANGED, NO_PLACE),
+    ("mlockall-future", &INTERCHANGED, NO_PLACE),
+    ("no-tsc", &INTERCHANGED, NO_PLACE),
+    ("tcp-more-options", &INTERCHANGED, NO_PLACE),
+    ("pdeathsig", &[Way::FromCriu], "a restored program dies with its launcher"),
+    // What `criu dump` does not look at.
+    ("amx-permission", &[Way::FromCriu], NOT_DUMPED),
+    ("capabilities", &[Way::FromCriu], "a restored program has its caller's rights"),
+    ("keyring", &[Way::FromCriu], NOT_DUMPED),
+    ("landlock", &[Way::FromCriu], NOT_DUMPED),
+    ("mlock-onfault", &[Way::FromCriu], NOT_DUMPED),
+    ("mseal", &[Way::FromCriu], NOT_DUMPED),
+    ("own-files", &[Way::FromCriu], NOT_DUMPED),
+    ("pid-for-children", &[Way::FromCriu], NOT_DUMPED),
+    ("pkey", &[Way::FromCriu], NOT_DUMPED),
+    ("process-keyring", &[Way::FromCriu], NOT_DUMPED),
+    ("speculation", &[Way::FromCriu], NOT_DUMPED),
+    ("timerfd-absolute", &[Way::FromCriu], NOT_DUMPED),
+    ("user-dispatch", &[Way::FromCriu], NOT_DUMPED),
 ];
+const INTERCHANGED: [Way; 2] = [Way::ToCriu, Way::FromCriu];
+const NO_PLACE: &str = "CRIU's images have no place for it";
+const NOT_DUMPED: &str = "`criu dump` does not see it";
 
 /// The table.
 #[derive(Debug, Default)]
@@ -98,7 +119,7 @@ restored, and then checks itself.
 
 *works*: everything is as it was. *refused*: by name, when it is dumped (images of
 CRIU: when they are to be restored), and the program runs on as if nothing had
-happened. *lost*: nobody can know or set it. –: programs of this kind are never
+happened. *lost*: nobody can know or set it, or CRIU does not. –: programs of this kind are never
 carried so, and what a program has changed of its caller's is known only of one that
 warmstart has started, not of one that is dumped. *not tried*: the feature could not
 be had where this page was written.

@@ -35,6 +35,22 @@ pub struct Changed {
     pub locks_future: bool,
 }
 
+impl Changed {
+    /// Names what CRIU's format has no place for, so that no other engine would
+    /// bring it back.
+    pub fn without_place(&self) -> Option<&'static str> {
+        if self.settings.values().any(|settings| !settings.is_empty()) {
+            Some("what it has set by prctl(2)")
+        } else if self.locks_future {
+            Some("mlockall(MCL_FUTURE)")
+        } else if !self.socket_options.is_empty() {
+            Some("options of its sockets")
+        } else {
+            None
+        }
+    }
+}
+
 /// An option of a socket (`setsockopt(2)`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketOption {
