@@ -279,11 +279,11 @@ os.wait()
         all_gone(pids.clone());
     }
     // A page file that is not as long as the plan says is found before.
-    let pages = fs::OpenOptions::new().write(true).open(image.join("pages-2.img")).unwrap();
+    let pages = fs::OpenOptions::new().write(true).open(image.join("pages-1001.img")).unwrap();
     pages.set_len(4096).unwrap();
     let output = Command::new(support::binary()).args(["image", "restore"]).arg(&image).output();
     let said = support::stderr(&output.unwrap());
-    assert!(said.contains("pages-2.img has 4096 bytes"), "{said}");
+    assert!(said.contains("pages-1001.img has 4096 bytes"), "{said}");
     let (own, others) = (image.join("plan"), image.join(format!("plan-{}", pids[0])));
     let part = fs::read(&others).unwrap();
     fs::write(&others, fs::read(&own).unwrap()).unwrap();
