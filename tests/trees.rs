@@ -25,7 +25,9 @@ server = socket.socket()
 server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 server.bind(("127.0.0.1", int(sys.argv[1])))
 server.listen(64)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 def serve():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     while True:
         peer, _ = server.accept()
         peer.recv(4096)
@@ -39,14 +41,12 @@ for _ in range(4):
     if pid == 0:
         serve()
     workers.append(pid)
-def end(*_):
-    for pid in workers:
-        os.kill(pid, signal.SIGTERM)
-    statuses = [os.waitpid(pid, 0)[1] for pid in workers]
-    os._exit(7 if statuses == [signal.SIGTERM] * 4 else 1)
-signal.signal(signal.SIGTERM, end)
-while True:
-    signal.pause()
+# Not pause(): a signal just before it would be waited for for ever.
+signal.sigwait([signal.SIGTERM])
+for pid in workers:
+    os.kill(pid, signal.SIGTERM)
+statuses = [os.waitpid(pid, 0)[1] for pid in workers]
+sys.exit(7 if statuses == [signal.SIGTERM] * 4 else 1)
 "#;
 
 const PYTHON: &str = "/usr/bin/python3";
