@@ -370,7 +370,7 @@ fn read(
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(capture.dir.join(pages_file(place.index as u32 + 1)))
+        .open(capture.dir.join(pages_file(place.pages_id())))
         .map_err(|error| unwritable(capture.dir, &error))?;
     let dumped = memory::dump(
         capture.pid,

@@ -28,6 +28,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("child-fds", "share a table of descriptors"),
     ("child-cwd", "share their directories"),
     ("child-shares", "share memory (at 0x"),
+    ("child-socket", "share an open file of kind UNIXSK"),
     ("child-signal", "whose end gives signal 10"),
     ("child-group", "whose leader has ended"),
     ("child-session", "which no process above it leads"),

@@ -25,7 +25,9 @@ server = socket.socket()
 server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 server.bind(("127.0.0.1", int(sys.argv[1])))
 server.listen(64)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 def serve():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     while True:
         peer, _ = server.accept()
         peer.recv(4096)
@@ -39,14 +41,12 @@ for _ in range(4):
     if pid == 0:
         serve()
     workers.append(pid)
-def end(*_):
-    for pid in workers:
-        os.kill(pid, signal.SIGTERM)
-    statuses = [os.waitpid(pid, 0)[1] for pid in workers]
-    os._exit(7 if statuses == [signal.SIGTERM] * 4 else 1)
-signal.signal(signal.SIGTERM, end)
-while True:
-    signal.pause()
+# Not pause(): a signal just before it would be waited for for ever.
+signal.sigwait([signal.SIGTERM])
+for pid in workers:
+    os.kill(pid, signal.SIGTERM)
+statuses = [os.waitpid(pid, 0)[1] for pid in workers]
+sys.exit(7 if statuses == [signal.SIGTERM] * 4 else 1)
 "#;
 
 const PYTHON: &str = "/usr/bin/python3";
@@ -279,11 +279,11 @@ os.wait()
         all_gone(pids.clone());
     }
     // A page file that is not as long as the plan says is found before.
-    let pages = fs::OpenOptions::new().write(true).open(image.join("pages-2.img")).unwrap();
+    let pages = fs::OpenOptions::new().write(true).open(image.join("pages-1001.img")).unwrap();
     pages.set_len(4096).unwrap();
     let output = Command::new(support::binary()).args(["image", "restore"]).arg(&image).output();
     let said = support::stderr(&output.unwrap());
-    assert!(said.contains("pages-2.img has 4096 bytes"), "{said}");
+    assert!(said.contains("pages-1001.img has 4096 bytes"), "{said}");
     let (own, others) = (image.join("plan"), image.join(format!("plan-{}", pids[0])));
     let part = fs::read(&others).unwrap();
     fs::write(&others, fs::read(&own).unwrap()).unwrap();

@@ -641,6 +641,8 @@ impl Builder<'_> {
                 if let Some(role) = role {
                     self.release_others(role);
                 }
+                // Last: from now on signals are passed on to the root.
+                self.report();
             }
         }
         self.push(own, Instruction::new(Op::Add, [release, 1, 0]));
@@ -649,10 +651,14 @@ impl Builder<'_> {
         self.push(own, Instruction::new(Op::Leave, [frame, self.layout.program, len]));
     }
 
-    /// The point of no return, and the report of it.
+    /// The point of no return.
     fn commit(&mut self) {
         let commit = Instruction::new(Op::Commit, [self.layout.report, 0, 0]);
         self.push(Step::Own("the launcher gave up"), commit);
+    }
+
+    /// Tells the launcher that the program is released.
+    fn report(&mut self) {
         let signal = self.around.signal as u64;
         let byte = self.put(&[1]);
         self.any("reporting", libc::SYS_write, [signal, byte, 1, 0, 0, 0]);

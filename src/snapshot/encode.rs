@@ -34,6 +34,15 @@ pub struct Place {
     pub first_shared: u32,
 }
 
+impl Place {
+    /// Returns N of the process's `pages-N.img`: 1 for the root. Numbers in
+    /// between are left to what is no process's own.
+    pub fn pages_id(&self) -> u32 {
+        const FIRST_OF_OTHERS: u32 = 1000;
+        if self.index == 0 { 1 } else { FIRST_OF_OTHERS + self.index as u32 }
+    }
+}
+
 /// What was read of a process.
 pub struct Parts<'a> {
     /// The stopped process.
@@ -194,7 +203,7 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts), Refusal> {
             pid: pid as u32,
             ids,
             mm,
-            pagemap: Pagemap { pages_id: place.index as u32 + 1, entries: pages.entries },
+            pagemap: Pagemap { pages_id: place.pages_id(), entries: pages.entries },
             fdinfo: std::mem::take(&mut files.fdinfo),
             fs: fs_entry,
             threads,

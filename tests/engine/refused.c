@@ -163,6 +163,11 @@ static void start(const char *kind)
 		MUST(child(CLONE_FS | SIGCHLD) > 0);
 	} else if (!strcmp(kind, "child-signal")) {
 		MUST(child(SIGUSR1) > 0);
+	} else if (!strcmp(kind, "child-socket")) {
+		/* Half a pair, which one process could have back. */
+		int pair[2];
+		MUST(!socketpair(AF_UNIX, SOCK_STREAM, 0, pair) && !close(pair[1]));
+		MUST(child(SIGCHLD) > 0);
 	} else if (!strcmp(kind, "child-shares")) {
 		MUST(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) !=
 		     MAP_FAILED);

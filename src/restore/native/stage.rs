@@ -31,6 +31,9 @@ const REPORT_RESULT: usize = 8;
 const REPORT_AT: usize = 16;
 const RELEASED: u32 = 1;
 const GIVEN_UP: u32 = 2;
+/// How long the root of a released tree may take to run on; nothing depends on
+/// it but that it gets no signal before.
+const PATIENCE_WITH_ROOT_MS: u16 = 1000;
 
 /// Memory at the place where the new process will have it.
 pub(super) struct Stage {
@@ -175,8 +178,13 @@ impl Stage {
             }
         }
         // If it was another one that ended, the root is not to go on without.
-        let is_over = !others.is_empty() && self.give_up();
-        let read = if is_over { 0 } else { reader.read(&mut [0]).unwrap_or(0) };
+        if !others.is_empty() && !self.give_up() {
+            // The root runs on as soon as the others do.
+            let mut root = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut root, PollTimeout::from(PATIENCE_WITH_ROOT_MS));
+            return Ok(());
+        }
+        let read = if others.is_empty() { reader.read(&mut [0]).unwrap_or(0) } else { 0 };
         if read == 1 || self.report.word(REPORT_STATE).load(Ordering::Acquire) == RELEASED {
             return Ok(());
         }

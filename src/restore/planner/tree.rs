@@ -4,12 +4,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Facts, Leads, Plan, PlannerError, compile_task};
-use crate::image::proto::{FileEntry, PstreeEntry};
+use crate::image::proto::{FdTypes, FileEntry, PstreeEntry};
 use crate::image::{Set, Task};
 use crate::restore::plan::{Kin, MAX_SHARED, Shared};
 
 /// The session and the group of the caller, whatever they are at a restore.
 const OUTSIDE: u32 = 0;
+
+/// What the root can make for all.
+const HANDED_OVER: [FdTypes; 7] = [
+    FdTypes::Reg,
+    FdTypes::Pipe,
+    FdTypes::Eventfd,
+    FdTypes::Eventpoll,
+    FdTypes::Signalfd,
+    FdTypes::Timerfd,
+    FdTypes::Inetsk,
+];
 
 /// A tree of processes.
 pub(super) struct Family {
@@ -119,6 +130,15 @@ impl Family {
             .filter(is_shared)
             .filter_map(|(id, pids)| Some((*id, *pids.first()?)))
             .collect();
+        for (id, pid) in &shared {
+            let kind = files.get(id).and_then(|file| FdTypes::try_from(file.r#type).ok());
+            let kind = kind.unwrap_or(FdTypes::Und);
+            if !HANDED_OVER.contains(&kind) {
+                let kind = kind.as_str_name();
+                let what = format!("process {pid} and others share an open file of kind {kind}");
+                return Err(PlannerError::Unsupported(what));
+            }
+        }
         if shared.len() > MAX_SHARED as usize {
             let what = format!("{} open files that processes share", shared.len());
             return Err(PlannerError::Unsupported(what));
