@@ -117,7 +117,7 @@ pub fn run(
     let mut contenders = Vec::new();
     for &alternative in &options.against {
         progress(Stage::Making(alternative));
-        contenders.push(against::make(alternative, command, &mark, options.timeout, &scratch));
+        contenders.push(against::make(alternative, command, &mark, options, &scratch));
     }
     let outcomes = rounds::run(command, options, &mark, &contenders, &scratch, progress)?;
     Ok(Report::of(command, &mark, contenders, outcomes))

@@ -71,6 +71,8 @@ pub struct Facts {
     pub time_namespaces: bool,
     /// The cache's directory.
     pub cache: Directory,
+    /// A CRIU that works, with what it may do here; or why there is none.
+    pub criu: Result<String, String>,
 }
 
 /// How a check came out.

@@ -155,5 +155,9 @@ fn a_list_with_a_mistake_is_wrong_usage() {
         .output()
         .expect("the binary");
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("`crac` is not aot-cache or appcds"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("`crac` is none of aot-cache, appcds, criu"),
+        "{}",
+        stderr(&output)
+    );
 }

@@ -25,6 +25,8 @@ fn usage_errors_of_a_run_are_125_and_one_line_with_a_hint() {
         &["--ready", "log:(", "true"],
         &["--keep-fd", "1", "true"],
         &["--capture-timeout", "soon", "true"],
+        &["--engine", "criu", "--at", "main", "true"],
+        &["--engine", "criu", "--pids", "cycle", "true"],
         &["--pids", "nonsense", "true"],
         &["--pids", "set-tid", "--clock", "continuous", "true"],
         &["--train=0", "true"],

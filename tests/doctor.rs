@@ -66,6 +66,7 @@ fn the_table_names_each_check_once() {
     let text = stdout(&output);
     for name in [
         "kernel",
+        "criu",
         "clone3 set_tid",
         "capability",
         "pid range",

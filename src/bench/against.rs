@@ -1,4 +1,5 @@
-//! What a JDK itself has to start faster: archives made from a run of the same
+//! What else starts a program faster: CRIU, with an image of its own
+//! ([`Alternative::Criu`]), and what a JDK itself has: archives made from a run of the same
 //! command, in a temporary directory.
 //!
 //! [`options`] says which options make and use an archive, and is pure; here
@@ -10,14 +11,16 @@
 
 mod options;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::prepare::prepare;
 use super::process::{Output, Running, Scratch, describe};
 use super::run::{FileState, Outcome, output, watch};
-use super::{BenchError, Mark};
+use super::{AtMain, BenchError, Mark, Options};
 use crate::command::Command;
 
 pub use options::Alternative;
@@ -35,7 +38,10 @@ pub(super) struct Contender {
 pub(super) struct Archive {
     /// The command with the options that use it.
     pub(super) command: Command,
-    pub(super) facts: Facts,
+    /// What is worth knowing about it; `None` of an image of CRIU's.
+    pub(super) facts: Option<Facts>,
+    /// The launcher's options, if it is restored by the launcher.
+    pub(super) through: Option<Vec<OsString>>,
 }
 
 /// What is worth knowing about an archive.
@@ -51,18 +57,41 @@ pub struct Facts {
     pub classes_archived: usize,
 }
 
-/// Makes an archive of the command and tries it.
+/// Makes an archive of the command and tries it; or an image, for CRIU.
 pub(super) fn make(
     alternative: Alternative,
     command: &Command,
     mark: &Mark,
-    timeout: Duration,
+    options: &Options,
     scratch: &Scratch,
 ) -> Contender {
+    if alternative == Alternative::Criu {
+        return Contender { alternative, archive: image(command, mark, options, scratch) };
+    }
+    let timeout = options.timeout;
     let work = Work { mark, timeout, scratch, name: alternative.name() };
     let archive = Plan::of(alternative, command, &work.path("archive"), &work.path("record"))
         .and_then(|plan| work.archive(plan));
     Contender { alternative, archive }
+}
+
+/// Has an image made for CRIU, beside the one that is measured.
+fn image(
+    command: &Command,
+    mark: &Mark,
+    options: &Options,
+    scratch: &Scratch,
+) -> Result<Archive, String> {
+    let mut words = options.launcher_options.clone();
+    words.extend(["--engine", "criu"].map(OsString::from));
+    let criu = Options {
+        launcher_options: words.clone(),
+        until: Some(mark.clone()),
+        at_main: AtMain::Never,
+        ..options.clone()
+    };
+    prepare(command, &criu, scratch).map_err(|error| error.to_string())?;
+    Ok(Archive { command: command.clone(), facts: None, through: Some(words) })
 }
 
 struct Work<'a> {
@@ -102,7 +131,7 @@ impl Work<'_> {
             return Err(format!("the archive was made, and is not used: {said}"));
         }
         let facts = Facts { len_bytes, made_ms, classes, classes_archived };
-        Ok(Archive { command: plan.usage(), facts })
+        Ok(Archive { command: plan.usage(), facts: Some(facts), through: None })
     }
 
     /// Runs a command up to a mark and ends it with all the time that it takes
@@ -223,8 +252,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let scratch = Scratch::new(dir.path()).unwrap();
         let command = Command { argv: vec!["/bin/true".into()], env: Vec::new(), cwd: "/".into() };
-        let patience = Duration::from_secs(5);
-        let contender = make(Alternative::AotCache, &command, &Mark::Exit, patience, &scratch);
+        let options = Options {
+            launcher: "/bin/false".into(),
+            launcher_options: Vec::new(),
+            runs: 1,
+            until: None,
+            at_main: AtMain::Never,
+            against: Vec::new(),
+            temp_dir: dir.path().to_owned(),
+            timeout: Duration::from_secs(5),
+        };
+        let contender = make(Alternative::AotCache, &command, &Mark::Exit, &options, &scratch);
         let why = contender.archive.unwrap_err();
         assert!(why.contains("not a launcher of a JDK"), "{why}");
     }

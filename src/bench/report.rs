@@ -56,14 +56,14 @@ pub struct Report {
     pub against: Vec<Against>,
 }
 
-/// The runs with an alternative of the JDK's.
+/// The runs with an alternative.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Against {
     /// Its name on the command line.
     pub name: &'static str,
     /// Why there are no runs.
     pub unavailable: Option<String>,
-    /// Its archive.
+    /// Its archive, of a JDK's.
     pub archive: Option<Facts>,
     /// Its runs.
     #[serde(flatten)]
@@ -96,7 +96,7 @@ impl Report {
             restored.iter().filter_map(|outcome| outcome.as_ref().ok()?.launcher_ms).collect();
         let against = contenders.into_iter().zip(against).map(|(contender, own)| {
             let (archive, unavailable) = match contender.archive {
-                Ok(archive) => (Some(archive.facts), None),
+                Ok(archive) => (archive.facts, None),
                 Err(why) => (None, Some(why)),
             };
             Against {
@@ -296,7 +296,8 @@ pub(super) mod tests {
         let command = command(&["javac", "A.java"]);
         let facts =
             Facts { len_bytes: 24_686_592, made_ms: 2477.0, classes: 2335, classes_archived: 2300 };
-        let archive = Ok(Archive { command: command.clone(), facts });
+        let facts = Some(facts);
+        let archive = Ok(Archive { command: command.clone(), facts, through: None });
         let contenders = vec![
             Contender { alternative: Alternative::AotCache, archive },
             Contender {

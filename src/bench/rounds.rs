@@ -48,7 +48,14 @@ pub(super) fn run(
                 }
                 Kind::Against(index, archive) => {
                     progress(Stage::Against(contenders[index].alternative, round));
-                    let outcome = run::plain(&archive.command, mark, options.timeout)?;
+                    let outcome = match &archive.through {
+                        Some(words) => {
+                            let launcher_options = words.clone();
+                            let options = Options { launcher_options, ..options.clone() };
+                            run::restored(command, &options, mark, scratch)?
+                        }
+                        None => run::plain(&archive.command, mark, options.timeout)?,
+                    };
                     outcomes.against[index].push(outcome);
                 }
             }

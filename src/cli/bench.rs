@@ -40,8 +40,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "MARK")]
     until: Option<Mark>,
 
-    /// Measure also what a JDK has itself: aot-cache (JDK 24), appcds (JDK 13);
-    /// archives of COMMAND are made for it
+    /// Measure also what a JDK has itself: aot-cache (JDK 24), appcds (JDK 13),
+    /// with archives that are made of COMMAND; or criu, with an image of its own
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     against: Vec<Alternative>,
 
@@ -97,7 +97,7 @@ pub(super) fn main(arguments: Arguments) -> Result<u8, Failure> {
     let result = bench::run(&command, &options, |stage| {
         match stage {
             Stage::Preparing => return progress.say("preparing the image"),
-            Stage::Making(what) => return progress.say(format!("making an archive for {what}")),
+            Stage::Making(what) => return progress.say(format!("making what {what} needs")),
             Stage::Cold(round) => progress.say(format!("round {round}: cold")),
             Stage::Restored(round) => progress.say(format!("round {round}: restored")),
             Stage::Against(what, round) => progress.say(format!("round {round}: {what}")),

@@ -19,7 +19,11 @@ pub(super) struct Arguments {
 pub(super) fn main(arguments: &Arguments) -> Result<u8, Failure> {
     // The capability would make /proc/self root's own (see `set_dumpable`).
     let _ = crate::sys::capability::set_dumpable();
-    let report = Report::of(&Facts::gather(environment::binary()?, environment::cache_dir()));
+    let report = Report::of(&Facts::gather(
+        environment::binary()?,
+        environment::cache_dir(),
+        &environment::criu(),
+    ));
     if arguments.json {
         ui::print_json(&report).map_err(Failure::failed)?;
     } else {

@@ -7,13 +7,14 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::Facts;
 use super::directory::Directory;
+use crate::criu::{self, Sought, Standing};
 use crate::pids::{Strategy, range};
 use crate::privilege;
 use crate::sys::{capability, support};
 
 impl Facts {
     /// Gathers them, for a binary and a cache directory.
-    pub fn gather(binary: PathBuf, cache_dir: PathBuf) -> Self {
+    pub fn gather(binary: PathBuf, cache_dir: PathBuf, sought: &Sought) -> Self {
         Self {
             kernel: nix::sys::utsname::uname()
                 .map(|name| name.release().to_string_lossy().into_owned())
@@ -43,6 +44,7 @@ impl Facts {
             user_namespaces_restricted_by: user_namespace_restriction(),
             time_namespaces: Path::new("/proc/self/ns/time").exists(),
             cache: Directory::look(cache_dir),
+            criu: criu(sought),
         }
     }
 }
@@ -55,6 +57,17 @@ fn sysctl<T: FromStr>(name: &str) -> Option<T> {
 fn seccomp() -> Option<u32> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     status.lines().find_map(|line| line.strip_prefix("Seccomp:"))?.trim().parse().ok()
+}
+
+/// Finds CRIU, and says what it may do here.
+fn criu(sought: &Sought) -> Result<String, String> {
+    let criu = criu::find(sought, None).map_err(|error| error.to_string())?;
+    let may = match criu.standing() {
+        Ok(Standing::Root) => "dumps and restores".to_owned(),
+        Ok(Standing::Lent) => "dumps and restores with the capability".to_owned(),
+        Err(why) => format!("restores in a namespace; {why}"),
+    };
+    Ok(format!("{}: {may}", criu.path().display()))
 }
 
 /// Finds the sysctl that keeps ordinary users from making user namespaces:
@@ -95,7 +108,11 @@ mod tests {
 
     #[test]
     fn this_machine_can_be_looked_at() {
-        let facts = Facts::gather(std::env::current_exe().unwrap(), std::env::temp_dir());
+        let facts = Facts::gather(
+            std::env::current_exe().unwrap(),
+            std::env::temp_dir(),
+            &Sought::default(),
+        );
         assert!(!facts.kernel.is_empty());
         assert!(facts.pid_max.is_some_and(|max| max > 300));
     }

@@ -132,6 +132,8 @@ fn checks(facts: &Facts) -> Vec<Check> {
     let info = |name, found: String| Check { name, verdict: Verdict::Info, found };
     vec![
         info("kernel", facts.kernel.clone()),
+        // Never needed: what native refuses, it may restore.
+        info("criu", facts.criu.clone().unwrap_or_else(|why| why)),
         info("clone3 set_tid", set_tid_text(facts.set_tid)),
         info("capability", capability_text(facts)),
         check(
@@ -288,6 +290,7 @@ mod tests {
             max_user_namespaces: Some(100),
             user_namespaces_restricted_by: None,
             time_namespaces: true,
+            criu: Err("there is no criu".into()),
             cache: Directory {
                 path: "/home/u/.cache/warmstart".into(),
                 exists: false,
@@ -323,6 +326,7 @@ mod tests {
         insta::assert_snapshot!(Report::of(&plain_user()).to_text(), @r"
         check                   found
         kernel                  6.18.0
+        criu                    there is no criu
         clone3 set_tid          not permitted
         capability              ordinary user without CAP_CHECKPOINT_RESTORE
         pid range           ok  1000-4194303 (the default)

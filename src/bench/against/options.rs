@@ -9,7 +9,7 @@ use crate::command::Command;
 use crate::fingerprint::program_of;
 use crate::jvm::{Home, Tool};
 
-/// What a JDK itself has to start a program faster.
+/// What else starts a program faster: what a JDK has itself, or CRIU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alternative {
     /// The classes of an earlier run, in a dynamic CDS archive: JDK 13 and
@@ -18,25 +18,30 @@ pub enum Alternative {
     /// Classes, loaded and linked, and profiles of an earlier run: JDK 24 and
     /// later (JEP 483, 514, 515).
     AotCache,
+    /// The engine `criu` (`--engine criu`), with an image of its own.
+    Criu,
 }
 
 impl Alternative {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::AotCache, Self::AppCds];
+    pub const ALL: [Self; 3] = [Self::AotCache, Self::AppCds, Self::Criu];
 
     /// Returns its name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::AppCds => "appcds",
             Self::AotCache => "aot-cache",
+            Self::Criu => "criu",
         }
     }
 
-    /// Returns the first release of the JDK that has it.
-    fn since(self) -> u32 {
+    /// Returns the first release of the JDK that has it; `None` if it is none of
+    /// the JDK's.
+    fn since(self) -> Option<u32> {
         match self {
-            Self::AppCds => 13,
-            Self::AotCache => 24,
+            Self::AppCds => Some(13),
+            Self::AotCache => Some(24),
+            Self::Criu => None,
         }
     }
 }
@@ -51,9 +56,9 @@ impl FromStr for Alternative {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let names = Self::ALL.map(Self::name).join(" or ");
+        let names = Self::ALL.map(Self::name).join(", ");
         let known = Self::ALL.into_iter().find(|alternative| alternative.name() == text);
-        known.ok_or_else(|| format!("`{text}` is not {names}"))
+        known.ok_or_else(|| format!("`{text}` is none of {names}"))
     }
 }
 
@@ -86,7 +91,8 @@ impl Plan {
         record: &Path,
     ) -> Result<Self, String> {
         let java = Java::of(command)?;
-        let (name, since) = (alternative.name(), alternative.since());
+        let name = alternative.name();
+        let since = alternative.since().ok_or_else(|| format!("{name} makes no archive"))?;
         match java.release {
             None => return Err(format!("{name} needs JDK {since}; the release is not known here")),
             Some(release) if release < since => {
@@ -103,6 +109,7 @@ impl Plan {
                 insist: "-Xshare:on",
                 java,
             },
+            Alternative::Criu => return Err(format!("{name} makes no archive")),
             Alternative::AotCache => Self {
                 steps: if java.release == Some(24) {
                     let record = at("-XX:AOTConfiguration=", record);
@@ -304,6 +311,6 @@ mod tests {
             assert_eq!(alternative.name().parse(), Ok(alternative));
         }
         let wrong = "cds".parse::<Alternative>().unwrap_err();
-        assert_eq!(wrong, "`cds` is not aot-cache or appcds");
+        assert_eq!(wrong, "`cds` is none of aot-cache, appcds, criu");
     }
 }
