@@ -41,6 +41,16 @@ pub enum After {
     Kill,
 }
 
+/// What is done about TCP connections that are open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OpenTcp {
+    /// The program is not captured while it has one.
+    #[default]
+    Refuse,
+    /// They come back as connections whose peer has closed them.
+    Close,
+}
+
 /// What to capture, and where to.
 #[derive(Debug)]
 pub struct Capture<'a> {
@@ -61,6 +71,8 @@ pub struct Capture<'a> {
     /// When it was started, by the real-time clock, taken just before; `None`
     /// if only the kernel knows, to 10 ms.
     pub started: Option<SystemTime>,
+    /// What is done about open TCP connections.
+    pub tcp: OpenTcp,
     /// What happens to the program afterwards.
     pub after: After,
 }

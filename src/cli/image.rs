@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::run::Pids;
+use super::run::{Pids, Tcp};
 use crate::failure::{Failure, status};
 use crate::image::{self, Set};
 use crate::restore::plan::{Plan, PlanError};
@@ -62,6 +62,9 @@ struct DumpArguments {
     /// Leave the process stopped afterwards
     #[arg(long)]
     leave_stopped: bool,
+    /// What to do about open TCP connections
+    #[arg(long, value_enum, default_value_t = Tcp::Refuse)]
+    tcp: Tcp,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -103,6 +106,7 @@ fn dump(arguments: &DumpArguments) -> Result<u8, Failure> {
         stdio: [StdioOrigin::Programs; 3],
         stdin: StdinAtStart::Other,
         started: None,
+        tcp: arguments.tcp.choice(),
         after,
     };
     let snapshot =

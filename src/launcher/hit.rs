@@ -24,6 +24,7 @@ use crate::fingerprint::{
     NotAtMain, Point, Reading, Scope, Stream,
 };
 use crate::restore::{self, CannotRestore, Restored, Witness};
+use crate::snapshot::OpenTcp;
 
 pub use draft::{Draft, Origin};
 
@@ -276,6 +277,9 @@ fn scope(options: &Options, point: Point) -> Scope {
     }
     if is_ready && !options.warmup.is_empty() {
         settings.push(("--warmup".to_owned(), format!("{:?}", options.warmup)));
+    }
+    if options.tcp == OpenTcp::Close {
+        settings.push(("--tcp".to_owned(), "close".to_owned()));
     }
     if !options.keep.is_empty() {
         let mut keep = options.keep.clone();

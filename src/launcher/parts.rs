@@ -14,7 +14,7 @@ use super::probing::Probing;
 use crate::pids::placing::Placed;
 use crate::privilege;
 use crate::readiness::{NotifySocket, Source};
-use crate::snapshot::{self, After, FileId, Refusal, StdinAtStart, StdioOrigin};
+use crate::snapshot::{self, After, FileId, OpenTcp, Refusal, StdinAtStart, StdioOrigin};
 use crate::sys::process;
 
 /// The key of a command that is started cold.
@@ -116,6 +116,8 @@ pub struct Native {
     pub passed: Vec<(RawFd, FileId)>,
     /// Those that a restore passes on.
     pub keep: Vec<RawFd>,
+    /// What is done about open TCP connections.
+    pub tcp: OpenTcp,
     /// What it was started with as 0, 1 and 2.
     pub stdio: [StdioOrigin; 3],
     /// How far 0 had been read then.
@@ -160,6 +162,7 @@ impl Parts for Native {
             stdio: self.stdio,
             stdin: self.stdin,
             started: Some(self.started),
+            tcp: self.tcp,
             after: After::Run,
         });
         match frozen {

@@ -152,7 +152,7 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
             ns_per_id: Some(true),
             lsmtype: Some(0),
             dump_uptime: uptime_us(),
-            tcp_close: Some(false),
+            tcp_close: Some(!files.closed_tcp.is_empty()),
             ..Default::default()
         },
         pstree: vec![PstreeEntry {
@@ -202,6 +202,7 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts, Vec<PathBuf>), Refusal> {
             nonblocking: files.nonblocking,
             socket_options: files.socket_options,
             unix_peers: files.unix_peers,
+            closed_tcp: files.closed_tcp,
             ..changed
         },
         host: Host::read(),

@@ -1,6 +1,6 @@
 //! The descriptors of a stopped process, and the files it has mapped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -68,6 +68,9 @@ pub struct Files {
     pub sk_queues: Vec<Queued<SkPacketEntry>>,
     /// Options of sockets that the set has no place for, by the file's id.
     pub socket_options: BTreeMap<u32, Vec<SocketOption>>,
+    /// TCP connections that come back as closed by their peers, by the file's
+    /// id.
+    pub closed_tcp: BTreeSet<u32>,
     /// The names that Unix sockets of datagrams are connected to.
     pub unix_peers: BTreeMap<u32, Vec<u8>>,
     /// Memfds and shared anonymous memory, open or mapped.

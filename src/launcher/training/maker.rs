@@ -241,6 +241,7 @@ impl<'a> Maker<'a> {
                 inherited: &[(AGENT_FD, session.given())],
                 keep: &[AGENT_FD],
                 started: Some(session.started),
+                tcp: self.options.tcp,
                 after: After::Kill,
             });
             match frozen {
