@@ -37,6 +37,7 @@ use crate::pids::Strategy;
 use crate::readiness::Probe;
 use crate::restore::Restored;
 pub use crate::restore::host::Clock;
+use crate::snapshot::OpenTcp;
 use crate::sys::signals;
 pub use aside::{streams_of_word, streams_word};
 
@@ -118,6 +119,8 @@ pub struct Options {
     pub pid_budget: u32,
     /// `--clock`: whether the program must have clocks of its own.
     pub clock: Clock,
+    /// `--tcp`: what is done about open TCP connections.
+    pub tcp: OpenTcp,
     /// `--keep-fd`.
     pub keep: Vec<RawFd>,
     /// `--input`.

@@ -53,6 +53,16 @@ pub enum Children {
     Refused,
 }
 
+/// What is done about TCP connections that are open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OpenTcp {
+    /// The program is not captured while it has one.
+    #[default]
+    Refuse,
+    /// They come back as connections whose peer has closed them.
+    Close,
+}
+
 /// What to capture, and where to.
 #[derive(Debug, Clone, Copy)]
 pub struct Capture<'a> {
@@ -75,6 +85,8 @@ pub struct Capture<'a> {
     pub started: Option<SystemTime>,
     /// Whether its children are captured, too.
     pub children: Children,
+    /// What is done about open TCP connections.
+    pub tcp: OpenTcp,
     /// What happens to the program afterwards.
     pub after: After,
 }
@@ -320,6 +332,7 @@ fn read_all(capture: &Capture<'_>, stopped: &[tree::Process]) -> Result<ReadStat
         facts.written.clone_from(&shared.written);
         facts.changed.socket_options.clone_from(&shared.socket_options);
         facts.changed.unix_peers.clone_from(&shared.unix_peers);
+        facts.changed.closed_tcp.clone_from(&shared.closed_tcp);
     }
     state.dependencies = shared.dependencies;
     Ok(state)

@@ -21,6 +21,11 @@ enum Pages {
 
 /// Carries a program through.
 fn carried(name: &str, pages: Pages) {
+    carried_with(name, pages, &[]);
+}
+
+/// The same with options of `image dump`.
+fn carried_with(name: &str, pages: Pages, options: &[&str]) {
     if !nix::unistd::geteuid().is_root() {
         skip!("only root may choose pids with this build of the binary");
     }
@@ -42,7 +47,7 @@ fn carried(name: &str, pages: Pages) {
         for generation in 1..=generations {
             let pid = if generation == 1 { target.pid() } else { program_of(&target) };
             let image = work.join(format!("image-{generation}"));
-            dump(pid, &image, &[]);
+            dump(pid, &image, options);
             assert!(!target.wait().success(), "it was dumped to be killed");
             target = Target::restore(&image, &work.join(format!("out-{generation}")));
             target.wait_for_more();
@@ -120,6 +125,11 @@ fn deleted_copied() {
 #[test]
 fn deleted_mapped() {
     carried("deleted", Pages::Mapped);
+}
+
+#[test]
+fn connections_are_closed() {
+    carried_with("connections", Pages::Copied, &["--tcp", "close"]);
 }
 
 #[test]

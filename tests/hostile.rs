@@ -235,6 +235,26 @@ fn calls_that_no_planner_writes_are_refused() {
         let args = [Arg::Value(option as u64), Arg::Value(0)];
         refused(|file| file.operations.push(operation(libc::SYS_prctl, &args)));
     }
+    for (option, argument) in [(libc::PR_SET_PDEATHSIG, libc::SIGCHLD), (libc::PR_MCE_KILL, 0)] {
+        let args = [Arg::Value(option as u64), Arg::Value(argument as u64)];
+        refused(|file| file.operations.push(operation(libc::SYS_prctl, &args)));
+    }
+    // Signals to others than the program and its threads, or that end it.
+    for (pid, signal) in [(1, 10), (4242, 9), (4242, 0), (4242, 65), (4243, 10)] {
+        let args = [Arg::Value(pid), Arg::Value(signal), Arg::Data(0)];
+        refused(|file| file.operations.push(operation(libc::SYS_rt_sigqueueinfo, &args)));
+        let args = [Arg::Value(pid), Arg::Value(pid), Arg::Value(signal), Arg::Data(0)];
+        refused(|file| file.operations.push(operation(libc::SYS_rt_tgsigqueueinfo, &args)));
+    }
+    // A pages file that is not named; sealed huge memory; a send that waits.
+    let args = [Arg::Value(3), Arg::MorePages(2), Arg::Value(0), Arg::Value(4096)];
+    refused(|file| file.operations.push(operation(libc::SYS_sendfile, &args)));
+    let args = [Arg::Data(0), Arg::Value(u64::from(libc::MFD_HUGETLB))];
+    refused(|file| file.operations.push(operation(libc::SYS_memfd_create, &args)));
+    let args = [Arg::Value(3), Arg::Data(0), Arg::Value(1), Arg::Value(0)];
+    refused(|file| file.operations.push(operation(libc::SYS_sendto, &args)));
+    let args = [Arg::Value(libc::MCL_CURRENT as u64)];
+    refused(|file| file.operations.push(operation(libc::SYS_mlockall, &args)));
     // Somebody else's limits; the restore's own descriptors; more arguments
     // than there are; a descriptor that the caller did not promise.
     let args = [Arg::Value(1), Arg::Value(1), Arg::Data(0), Arg::Value(0)];
@@ -243,6 +263,21 @@ fn calls_that_no_planner_writes_are_refused() {
     refused(|file| file.operations.push(operation(libc::SYS_close, &[Arg::Value(3); 2])));
     refused(|file| file.operations.push(operation(libc::SYS_close, &[Arg::Caller(9)])));
     refused(|file| file.operations[0].arguments[3] &= !(libc::MAP_FIXED as u64));
+}
+
+/// Pages files beside the first are named once, and are made of pages.
+#[test]
+fn pages_files_are_as_the_planner_names_them() {
+    let file = |id, len| warmstart::restore::plan::PagesFile { id, len };
+    for bad in [
+        vec![file(1, 4096)],
+        vec![file(2, 4095)],
+        vec![file(2, 0), file(2, 0)],
+        (2..2000).map(|id| file(id, 0)).collect(),
+    ] {
+        let why = refused(|plan| plan.more_pages = bad);
+        assert!(why.contains("pages files"), "{why}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::environment;
-use super::run::{Engine, Pids, seconds};
+use super::run::{Engine, Pids, Tcp, seconds};
 use crate::criu::record::{self, Record};
 use crate::criu::{self, Criu};
 use crate::failure::{Failure, status};
@@ -67,6 +67,9 @@ struct DumpArguments {
     /// Leave the process stopped afterwards
     #[arg(long)]
     leave_stopped: bool,
+    /// What to do about open TCP connections
+    #[arg(long, value_enum, default_value_t = Tcp::Refuse)]
+    tcp: Tcp,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -110,6 +113,7 @@ fn dump(arguments: &DumpArguments) -> Result<u8, Failure> {
         stdin: StdinAtStart::Other,
         started: None,
         children: Children::Captured,
+        tcp: arguments.tcp.choice(),
         after,
     };
     let snapshot =

@@ -16,6 +16,7 @@ use crate::fingerprint::Stream;
 use crate::launcher::{self, CapturePoint, Clock, EngineChoice, Options, Policy, Training};
 use crate::pids::Strategy;
 use crate::readiness::Probe;
+use crate::snapshot::OpenTcp;
 
 /// The options of a run and the COMMAND.
 #[derive(Debug, Clone, Args)]
@@ -151,6 +152,11 @@ pub(super) struct CaptureArguments {
     #[arg(long, value_enum, default_value_t = Clocks::Auto)]
     clock: Clocks,
 
+    /// What to do about open TCP connections: wait until they are closed, or
+    /// capture them as closed by their peers, so that pools connect again
+    #[arg(long, value_enum, default_value_t = Tcp::Refuse)]
+    tcp: Tcp,
+
     /// Count PATH, a file or directory, among the inputs (repeatable)
     #[arg(long = "input", value_name = "PATH")]
     inputs: Vec<PathBuf>,
@@ -172,6 +178,21 @@ pub(super) enum Engine {
     Auto,
     Native,
     Criu,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Tcp {
+    Refuse,
+    Close,
+}
+
+impl Tcp {
+    pub(super) fn choice(self) -> OpenTcp {
+        match self {
+            Self::Refuse => OpenTcp::Refuse,
+            Self::Close => OpenTcp::Close,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -348,6 +369,7 @@ impl CaptureArguments {
             ("--engine", self.engine.to_possible_value(), self.engine == Engine::Auto),
             ("--pids", self.pids.to_possible_value(), self.pids == Pids::Auto),
             ("--clock", self.clock.to_possible_value(), self.clock == Clocks::Auto),
+            ("--tcp", self.tcp.to_possible_value(), self.tcp == Tcp::Refuse),
         ] {
             if let Some(value) = value.filter(|_| !is_default) {
                 add(option, value.get_name().as_ref());
@@ -380,6 +402,7 @@ impl Arguments {
             pids,
             pid_budget: self.capture.pid_budget,
             clock,
+            tcp: self.capture.tcp.choice(),
             keep: self.keep,
             inputs: self.capture.inputs,
             ignore_env: self.capture.ignore_env,
@@ -410,6 +433,7 @@ fn defaults() -> Options {
         pids: launcher::PIDS_AUTO.to_vec(),
         pid_budget: launcher::PID_BUDGET,
         clock: Clock::Machines,
+        tcp: OpenTcp::Refuse,
         keep: Vec::new(),
         inputs: Vec::new(),
         ignore_env: Vec::new(),
@@ -658,6 +682,8 @@ mod tests {
             "E",
             "--pids",
             "set-tid",
+            "--tcp",
+            "close",
             "x",
         ]);
         let arguments = |line| match parse(line).unwrap() {

@@ -26,6 +26,7 @@ use crate::fingerprint::{
     NotAtMain, Point, Reading, Scope, Stream,
 };
 use crate::restore::{self, CannotRestore, Restored, Witness};
+use crate::snapshot::OpenTcp;
 
 pub use draft::{Draft, Origin};
 
@@ -287,6 +288,9 @@ fn scope(options: &Options, point: Point) -> Scope {
     // Asked for, it has entries of its own: one of the native engine's is none.
     if options.engine == EngineChoice::Criu {
         settings.push(("--engine".to_owned(), "criu".to_owned()));
+    }
+    if options.tcp == OpenTcp::Close {
+        settings.push(("--tcp".to_owned(), "close".to_owned()));
     }
     if !options.keep.is_empty() {
         let mut keep = options.keep.clone();

@@ -15,7 +15,9 @@ use super::probing::Probing;
 use crate::pids::placing::Placed;
 use crate::privilege;
 use crate::readiness::{NotifySocket, Source};
-use crate::snapshot::{After, Capture, Children, FileId, Refusal, StdinAtStart, StdioOrigin};
+use crate::snapshot::{
+    After, Capture, Children, FileId, OpenTcp, Refusal, StdinAtStart, StdioOrigin,
+};
 use crate::sys::process;
 
 /// The key of a command that is started cold.
@@ -117,6 +119,8 @@ pub struct Running {
     pub passed: Vec<(RawFd, FileId)>,
     /// Those that a restore passes on.
     pub keep: Vec<RawFd>,
+    /// What is done about open TCP connections.
+    pub tcp: OpenTcp,
     /// What it was started with as 0, 1 and 2.
     pub stdio: [StdioOrigin; 3],
     /// How far 0 had been read then.
@@ -166,6 +170,7 @@ impl Parts for Running {
             stdin: self.stdin,
             started: Some(self.started),
             children: Children::Captured,
+            tcp: self.tcp,
             after: After::Run,
         });
         match taken {

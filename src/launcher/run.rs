@@ -400,6 +400,7 @@ impl Run {
             place: Place::new(key, notify_path),
             passed,
             keep: self.options.keep.clone(),
+            tcp: self.options.tcp,
             stdio: origins,
             stdin,
             started: started.exact,

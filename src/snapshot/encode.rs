@@ -189,7 +189,6 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts), Refusal> {
             ns_per_id: Some(true),
             lsmtype: Some(0),
             dump_uptime: uptime_us(),
-            tcp_close: Some(false),
             ..Default::default()
         },
         pstree: vec![PstreeEntry {

@@ -1,6 +1,6 @@
 //! The descriptors of a stopped process, and the files it has mapped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -71,6 +71,9 @@ pub struct Files {
     pub sk_queues: Vec<Queued<SkPacketEntry>>,
     /// Options of sockets that the set has no place for, by the file's id.
     pub socket_options: BTreeMap<u32, Vec<SocketOption>>,
+    /// TCP connections that come back as closed by their peers, by the file's
+    /// id.
+    pub closed_tcp: BTreeSet<u32>,
     /// The names that Unix sockets of datagrams are connected to.
     pub unix_peers: BTreeMap<u32, Vec<u8>>,
     /// Memfds and shared anonymous memory, open or mapped, of all processes
@@ -108,6 +111,8 @@ pub struct SharedFiles {
     pub socket_options: BTreeMap<u32, Vec<SocketOption>>,
     /// The names that Unix sockets of datagrams are connected to.
     pub unix_peers: BTreeMap<u32, Vec<u8>>,
+    /// TCP connections that come back as closed, by the file's id.
+    pub closed_tcp: BTreeSet<u32>,
 }
 
 impl Family {
@@ -227,6 +232,7 @@ impl Files {
         set.tty_info = self.tty_info;
         set.pipe_data = self.pipe_data;
         set.fifo_data = self.fifo_data;
+        set.inventory.tcp_close = Some(!self.closed_tcp.is_empty());
         set.sk_queues = self.sk_queues;
         set.ghosts = self.ghosts;
         set.remaps = self.remaps;
@@ -240,6 +246,7 @@ impl Files {
             dependencies,
             socket_options: self.socket_options,
             unix_peers: self.unix_peers,
+            closed_tcp: self.closed_tcp,
         }
     }
 

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 
 use crate::launcher;
 
-use super::{Arguments, At, CaptureArguments, Clocks, DEFAULT_CAPTURE_TIMEOUT, Engine, Pids};
+use super::{Arguments, At, CaptureArguments, Clocks, DEFAULT_CAPTURE_TIMEOUT, Engine, Pids, Tcp};
 use super::{descriptor, seconds};
 
 /// Reads the words of a run, our own name first; `None`: ask the parser.
@@ -56,6 +56,7 @@ fn empty() -> Arguments {
             pids: Pids::Auto,
             pid_budget: launcher::PID_BUDGET,
             clock: Clocks::Auto,
+            tcp: Tcp::Refuse,
             inputs: Vec::new(),
             ignore_env: Vec::new(),
         },
@@ -110,6 +111,7 @@ fn apply(arguments: &mut Arguments, option: &str, words: &mut Iter<'_, OsString>
             capture.pid_budget = text(words)?.parse().ok()?;
         }
         "--clock" if capture.clock == Clocks::Auto => capture.clock = choice(words)?,
+        "--tcp" if capture.tcp == Tcp::Refuse => capture.tcp = choice(words)?,
         _ => return None,
     }
     Some(())
@@ -164,6 +166,7 @@ mod tests {
             "--capture-timeout 2.5 --at ready --engine native --pids set-tid x",
             "--at main --engine criu --pids cycle x",
             "--at auto --pids last-pid doctor --json",
+            "--tcp close x",
         ] {
             let quick = read(&words(line)).unwrap_or_else(|| panic!("{line}: not read"));
             let parsed = by_parser(words(line)).unwrap_or_else(|error| panic!("{line}: {error}"));

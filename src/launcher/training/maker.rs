@@ -243,6 +243,7 @@ impl<'a> Maker<'a> {
                 started: Some(session.started),
                 // What the agent leaves behind would be in every run.
                 children: Children::Refused,
+                tcp: self.options.tcp,
                 after: After::Kill,
             });
             match frozen {

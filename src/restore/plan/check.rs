@@ -168,6 +168,8 @@ fn signature(number: i64, selector: u64) -> Option<&'static [Kind]> {
         libc::SYS_pipe2 => &[Struct(8), Small],
         libc::SYS_setsockopt => &[Fd, Small, Small, Bytes, Any],
         libc::SYS_bind | libc::SYS_connect => &[Fd, Bytes, Any],
+        libc::SYS_getsockname => &[Fd, Struct(28), Struct(4)],
+        libc::SYS_accept4 => &[Fd, Zero, Zero, OneOf(&[libc::SOCK_CLOEXEC as u64])],
         libc::SYS_sendto => &[Fd, Bytes, Any, OneOf(&[SEND]), Zero, Zero],
         libc::SYS_shutdown => &[Fd, OneOf(&[0, 1, 2])],
         libc::SYS_rt_sigaction => &[Small, Struct(32), Zero, OneOf(&[8])],

@@ -36,7 +36,7 @@ names! {
     SYS_timer_create "timer_create", SYS_timer_settime "timer_settime",
     SYS_timer_delete "timer_delete", SYS_rt_sigqueueinfo "rt_sigqueueinfo",
     SYS_rt_tgsigqueueinfo "rt_tgsigqueueinfo", SYS_mlockall "mlockall",
-    SYS_connect "connect", SYS_sendto "sendto",
+    SYS_connect "connect", SYS_getsockname "getsockname", SYS_accept4 "accept4", SYS_sendto "sendto",
     SYS_rseq "rseq", SYS_ioctl "ioctl", SYS_setpgid "setpgid", SYS_setsid "setsid",
     SYS_sched_setaffinity "sched_setaffinity", SYS_setpriority "setpriority",
 }

@@ -1,7 +1,7 @@
 //! What a program has changed of what every program gets from its caller:
 //! set again at a restore, where the rest is the caller's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::RawFd;
 
 use super::descriptors::Numbers;
@@ -27,6 +27,9 @@ pub struct Changed {
     pub settings: BTreeMap<u32, Vec<Setting>>,
     /// Options of sockets that the image has no place for, by the file's id.
     pub socket_options: BTreeMap<u32, Vec<SocketOption>>,
+    /// TCP connections that come back as closed by their peers, by the file's
+    /// id.
+    pub closed_tcp: BTreeSet<u32>,
     /// The names that Unix sockets of datagrams are connected to, by the file's
     /// id (`unix(7)`).
     pub unix_peers: BTreeMap<u32, Vec<u8>>,

@@ -10,6 +10,7 @@ use crate::image::proto::{
     FdTypes, FileEntry, FownEntry, InetSkEntry, SkOptsEntry, SkShutdown, TcpOptsEntry, UnixSkEntry,
 };
 use crate::image::sockets::{TCP_CLOSE, TCP_LISTEN, address_words};
+use crate::snapshot::OpenTcp;
 use crate::sys::socket::{self, End};
 
 mod options;
@@ -40,7 +41,9 @@ impl Reader<'_> {
         match (family, kind) {
             (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM) if proto == libc::IPPROTO_TCP => {
                 let entry = self.tcp(descriptor, id, socket, family)?;
-                self.options(descriptor, id, socket, (family, kind, proto))?;
+                if !self.files.closed_tcp.contains(&id) {
+                    self.options(descriptor, id, socket, (family, kind, proto))?;
+                }
                 Ok(entry)
             }
             (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM) if proto == libc::IPPROTO_UDP => {
@@ -124,7 +127,6 @@ impl Reader<'_> {
                 fown: FownEntry::default(),
                 opts: common(socket).map_err(fail)?,
                 v6only,
-                shutdown: Some(SkShutdown::None as i32),
                 ..Default::default()
             }),
             ..Default::default()
@@ -132,13 +134,14 @@ impl Reader<'_> {
     }
 
     fn tcp(
-        &self,
+        &mut self,
         descriptor: &Descriptor,
         id: u32,
         socket: BorrowedFd<'_>,
         family: i32,
     ) -> Result<FileEntry, Refusal> {
-        let fail = |error| self.refuse(descriptor, format!("a TCP socket: {error}"));
+        let fd = descriptor.fd;
+        let fail = |error| Refusal::lasting(format!("fd {fd} is a TCP socket: {error}"));
         let mut info = [0u8; 256];
         let len =
             socket::option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).map_err(fail)?;
@@ -147,6 +150,9 @@ impl Reader<'_> {
         }
         let state = u32::from(info[OFFSET_STATE]);
         let local = socket::address(socket, End::Local).map_err(fail)?;
+        if state != TCP_LISTEN && state != TCP_CLOSE && self.capture.tcp == OpenTcp::Close {
+            return self.closed_by_peer(descriptor, id, socket, family);
+        }
         if state != TCP_LISTEN && state != TCP_CLOSE {
             let peer = socket::address(socket, End::Peer).ok().flatten();
             let peer = peer.map_or("a peer that is gone".to_owned(), |peer| peer.to_string());
@@ -189,8 +195,6 @@ impl Reader<'_> {
                 fown: FownEntry::default(),
                 opts: common(socket).map_err(fail)?,
                 v6only,
-                // Said only of one that is shut down: CRIU would do it.
-                shutdown: None,
                 tcp_opts: Some(TcpOptsEntry {
                     cork: tcp(libc::TCP_CORK).map(|on| on != 0),
                     nodelay: tcp(libc::TCP_NODELAY).map(|on| on != 0),
@@ -198,6 +202,42 @@ impl Reader<'_> {
                     keepidle: tcp(libc::TCP_KEEPIDLE).map(|secs| secs as u32),
                     keepintvl: tcp(libc::TCP_KEEPINTVL).map(|secs| secs as u32),
                 }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+
+    /// Encodes an open connection as a socket that is not connected, which is
+    /// what CRIU makes of one, and notes that its peer is gone.
+    fn closed_by_peer(
+        &mut self,
+        descriptor: &Descriptor,
+        id: u32,
+        socket: BorrowedFd<'_>,
+        family: i32,
+    ) -> Result<FileEntry, Refusal> {
+        let inode = bracketed(descriptor.target.as_os_str().as_bytes(), b"socket:[");
+        let any = if family == libc::AF_INET6 { 4 } else { 1 };
+        let opts = common(socket)
+            .map_err(|error| self.refuse(descriptor, format!("a TCP socket: {error}")))?;
+        self.files.closed_tcp.insert(id);
+        Ok(FileEntry {
+            r#type: FdTypes::Inetsk as i32,
+            id,
+            isk: Some(InetSkEntry {
+                id,
+                ino: inode.unwrap_or(0) as u32,
+                family: family as u32,
+                r#type: libc::SOCK_STREAM as u32,
+                proto: libc::IPPROTO_TCP as u32,
+                state: TCP_CLOSE,
+                flags: descriptor.info.flags & !(libc::O_CLOEXEC as u32),
+                src_addr: vec![0; any],
+                dst_addr: vec![0; any],
+                fown: FownEntry::default(),
+                opts,
+                v6only: (family == libc::AF_INET6).then_some(false),
                 ..Default::default()
             }),
             ..Default::default()

@@ -1,6 +1,8 @@
 //! Sockets that listen or are not connected.
 
-use super::{Numbers, Planner, PlannerError, Target, nonblock, value};
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::{Check, Numbers, Planner, PlannerError, Target, nonblock, value};
 use crate::image::proto::{FileEntry, InetSkEntry, SkOptsEntry};
 use crate::image::sockets::{TCP_LISTEN, address_of};
 use crate::restore::plan::Arg;
@@ -9,6 +11,8 @@ use crate::sys::socket::socket_address;
 /// The kernel's defaults (`tcp(7)`): probes, seconds idle, seconds between.
 const KEEPALIVE: [(i32, u32); 3] =
     [(libc::TCP_KEEPCNT, 9), (libc::TCP_KEEPIDLE, 7200), (libc::TCP_KEEPINTVL, 75)];
+/// The length of a `sockaddr_in6` in bytes.
+const LEN_ADDRESS: usize = 28;
 /// `SOCK_SNDBUF_LOCK`, `SOCK_RCVBUF_LOCK`: the size was set by the program.
 const SNDBUF_LOCK: u32 = 1;
 const RCVBUF_LOCK: u32 = 2;
@@ -23,6 +27,10 @@ impl Planner<'_> {
         let fd = target.fd;
         let wrong = |what: &str| PlannerError::Inconsistent(format!("fd {fd}: {what}"));
         let socket = file.isk.as_ref().ok_or_else(|| wrong("no socket"))?;
+        if self.facts.changed.closed_tcp.contains(&file.id) {
+            self.closed_connection(socket, target, numbers);
+            return Ok(());
+        }
         let kind = socket.r#type | nonblock(socket.flags) | target.flag() as u32;
         let args = [value(socket.family), value(kind), value(socket.proto)];
         self.create(libc::SYS_socket, &args, target, numbers);
@@ -48,6 +56,52 @@ impl Planner<'_> {
             self.must(libc::SYS_listen, &[value(fd), value(socket.backlog.min(1 << 30))]);
         }
         Ok(())
+    }
+
+    /// Makes a connection that its peer has closed: reads say that it is at its
+    /// end, and so do event loops, which an unconnected socket would not let.
+    /// The peer is ourselves, on a port that the kernel chooses.
+    fn closed_connection(&mut self, socket: &InetSkEntry, target: &Target, numbers: &mut Numbers) {
+        let local = Ipv4Addr::LOCALHOST;
+        let is_v6 = socket.family == libc::AF_INET6 as u32;
+        let ip = if is_v6 { IpAddr::V6(local.to_ipv6_mapped()) } else { IpAddr::V4(local) };
+        let kind = value(libc::SOCK_STREAM | libc::SOCK_CLOEXEC);
+        let args = [value(socket.family), kind, value(0)];
+        let listener = numbers.lowest_free();
+        self.push(libc::SYS_socket, &args, Check::Equals(i64::from(listener)));
+        numbers.take(listener);
+        let address = socket_address(ip, 0);
+        let len = value(address.len());
+        let bytes = Arg::Data(self.data.put(&address));
+        self.must(libc::SYS_bind, &[value(listener), bytes, len]);
+        self.must(libc::SYS_listen, &[value(listener), value(1)]);
+        // Where it listens is written to where the connect reads it.
+        let place = Arg::Data(self.data.put(&[0; LEN_ADDRESS]));
+        let len_place = Arg::Data(self.data.put(&(address.len() as u32).to_le_bytes()));
+        self.must(libc::SYS_getsockname, &[value(listener), place, len_place]);
+        let own = numbers.lowest_free();
+        self.push(libc::SYS_socket, &args, Check::Equals(i64::from(own)));
+        numbers.take(own);
+        self.must(libc::SYS_connect, &[value(own), place, len]);
+        let other = numbers.lowest_free();
+        let flags = value(libc::SOCK_CLOEXEC);
+        let args = [value(listener), value(0), value(0), flags];
+        self.push(libc::SYS_accept4, &args, Check::Equals(i64::from(other)));
+        for fd in [other, listener] {
+            self.must(libc::SYS_close, &[value(fd)]);
+        }
+        numbers.give_back(listener);
+        if own == target.fd {
+            let flag = if target.cloexec { libc::FD_CLOEXEC } else { 0 };
+            self.must(libc::SYS_fcntl, &[value(own), value(libc::F_SETFD), value(flag)]);
+        } else {
+            numbers.give_back(own);
+            self.settle(own, target, numbers);
+        }
+        if nonblock(socket.flags) != 0 {
+            let args = [value(target.fd), value(libc::F_SETFL), value(nonblock(socket.flags))];
+            self.must(libc::SYS_fcntl, &args);
+        }
     }
 
     fn int_option(&mut self, fd: i32, level: i32, name: i32, number: u32) {
