@@ -218,6 +218,7 @@ pub fn freeze(capture: &Capture<'_>) -> Result<Frozen, Refusal> {
     process::check(capture.pid)?;
     // A thread in vfork(2) cannot be stopped: better not to try.
     process::check_children(capture.pid)?;
+    process::check_workers(capture.pid)?;
     // With this thread ends every trace that an error leaves ([`Group::stop`]).
     std::thread::scope(|scope| {
         let tracer = std::thread::Builder::new().name("warmstart-trace".into());
@@ -256,6 +257,7 @@ type ReadState = (Set, Facts, u64, Vec<PathBuf>);
 /// Reads everything while the process stands still.
 fn read(capture: &Capture<'_>, group: &Group, pages: &File) -> Result<ReadState, Refusal> {
     process::check_children(group.pid())?;
+    process::check_workers(group.pid())?;
     process::check_shutdown(group)?;
     process::check_rights(group)?;
     let gate = find_gate(group)?;
