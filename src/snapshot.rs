@@ -356,6 +356,7 @@ fn read(
     files: &mut files::Files,
     place: encode::Place,
 ) -> Result<(Set, Facts, Written), Refusal> {
+    process::check_workers(group.pid())?;
     process::check_shutdown(group.pid())?;
     process::check_rights(group)?;
     let gate = find_gate(group)?;

@@ -124,6 +124,7 @@ pub fn check(pid: i32) -> Result<(), Refusal> {
     if !matches!(status.value("x86_Thread_features"), "" | "0") {
         return refuse(&format!("uses {}", status.value("x86_Thread_features")));
     }
+    check_workers(pid)?;
     check_namespaces(pid)
 }
 
@@ -246,6 +247,28 @@ pub fn check_children(pid: i32) -> Result<(), Refusal> {
                 "process {pid} has a child process, {child} ({})",
                 name.trim_end()
             )));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a process with threads of the kernel's among its own, as io_uring
+/// makes them (`iou-sqp-PID`, `iou-wrk-PID`): they never return to the program,
+/// so a call that they are made to issue would be waited for without end.
+pub fn check_workers(pid: i32) -> Result<(), Refusal> {
+    // `PF_IO_WORKER`, `PF_USER_WORKER` (`include/linux/sched.h`).
+    const WORKERS: u64 = 0x10 | 0x4000;
+    let path = format!("/proc/{pid}/task");
+    let threads =
+        fs::read_dir(&path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
+    for thread in threads.flatten() {
+        let dir = thread.path();
+        // One that has just ended is none.
+        let Ok(text) = fs::read(dir.join("stat")) else { continue };
+        if Stat::parse(&String::from_utf8_lossy(&text)).field(9) & WORKERS != 0 {
+            let name = fs::read_to_string(dir.join("comm")).unwrap_or_default();
+            let what = format!("process {pid} has a thread of io_uring ({})", name.trim_end());
+            return Err(Refusal::lasting(what));
         }
     }
     Ok(())

@@ -166,7 +166,10 @@ impl<'a> Bench<'a> {
             };
             let decimal = !body.is_empty() && body.bytes().all(|byte| byte.is_ascii_digit());
             let hex = body.starts_with("0x") && body.len() > 5
-                || body.len() >= 8 && body.bytes().all(|byte| byte.is_ascii_hexdigit());
+                || !decimal
+                    && body.len() > 4
+                    && body.bytes().all(|byte| byte.is_ascii_hexdigit())
+                    && body.bytes().any(|byte| byte.is_ascii_digit());
             general.push_str(match body {
                 _ if body == pid.to_string() => "PID",
                 _ if hex => "ADDRESS",

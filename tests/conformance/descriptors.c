@@ -743,6 +743,14 @@ static void ring(void)
 	HERE(fd >= 0);
 }
 
+/* With a thread of the kernel's among ours. */
+static void polled_ring(void)
+{
+	struct io_uring_params parameters = {.flags = IORING_SETUP_SQPOLL, .sq_thread_idle = 1000};
+	fd = syscall(SYS_io_uring_setup, 4, &parameters);
+	HERE(fd >= 0);
+}
+
 static void faults(void)
 {
 	fd = syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
@@ -881,6 +889,7 @@ static const struct feature features[] = {
 	{"memfd", "memfd with a seal", memory_file, memory_file_kept},
 	{"mqueue", "POSIX message queue", queue, queue_kept},
 	{"io-uring", "io_uring", ring, there},
+	{"io-uring-polled", "io_uring with a thread of the kernel's", polled_ring, there},
 	{"userfaultfd-open", "userfaultfd, not in use", faults, there},
 	{"bpf", "BPF map", map_of_bpf, there},
 	{"perf", "perf event", events, there},

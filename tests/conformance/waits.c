@@ -535,24 +535,6 @@ static void joining_kept(void)
 	EQUAL(worker.result, 0);
 }
 
-static void cancelled_work(struct worker *worker)
-{
-	for (;;)
-		pause_ms(1000);
-}
-
-static void cancelling(void)
-{
-	start(&worker, cancelled_work);
-}
-
-static void cancelling_kept(void)
-{
-	void *result = NULL;
-	TRUE(!pthread_cancel(worker.thread) && !pthread_join(worker.thread, &result));
-	TRUE(result == PTHREAD_CANCELED);
-}
-
 static const struct feature features[] = {
 	{"nanosleep", "a thread in nanosleep", sleeping, sleeping_kept},
 	{"sleep-until", "a thread that sleeps until a moment", until, sleeping_kept},
@@ -577,6 +559,5 @@ static const struct feature features[] = {
 	{"threads", "60 threads with names, in different waits", many_threads, many_threads_kept},
 	{"leader-ended", "the first thread has ended", without_leader, nothing},
 	{"join", "a thread that is waited for", joining, joining_kept},
-	{"cancel", "a thread that is cancelled", cancelling, cancelling_kept},
 	{NULL},
 };

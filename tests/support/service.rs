@@ -138,9 +138,15 @@ impl<'a> Service<'a> {
     /// this machine has one of them for the moment, which is no failure, it is
     /// tried again.
     pub fn restore(&self) -> Run {
+        self.restore_as(&[])
+    }
+
+    /// The same for what was captured with options, some of which are part of
+    /// the key.
+    pub fn restore_as(&self, options: &[&str]) -> Run {
         let end = Instant::now() + PATIENCE;
         loop {
-            let mut run = self.start(&[]);
+            let mut run = self.start(options);
             let status = run.wait_status(|_| true);
             if status["pids"] == "set-tid" {
                 return run;
