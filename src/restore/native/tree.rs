@@ -90,6 +90,7 @@ impl Others {
             exe: slots.exe.as_raw_fd(),
             signal: slots.signal.as_raw_fd(),
             callers: &slots.numbers(),
+            more_pages: &slots.more_pages(),
             role: Some(&role),
             ..*root
         };
