@@ -39,6 +39,13 @@ impl Reader<'_> {
             // Another file has the name by now: a restore needs a free one.
             name.extend(format!(".{:x}", open.ino()).bytes());
         }
+        // The kernel's own files (huge pages, secret memory) have no directory.
+        let path = Path::new(OsStr::from_bytes(&name));
+        let parent = path.parent().and_then(|parent| parent.metadata().ok());
+        if parent.is_none_or(|parent| parent.dev() != open.dev()) {
+            let what = format!("a deleted file whose directory is gone ({shown})");
+            return Err(self.refuse(descriptor, what));
+        }
         // What was there before the program is input of its, and in no key. A
         // dump by hand has none.
         if self.capture.started.is_some() && !self.is_made_by_program(open, descriptor.fd)? {

@@ -127,7 +127,6 @@ impl Reader<'_> {
                 fown: FownEntry::default(),
                 opts: common(socket).map_err(fail)?,
                 v6only,
-                shutdown: Some(SkShutdown::None as i32),
                 ..Default::default()
             }),
             ..Default::default()
@@ -196,7 +195,6 @@ impl Reader<'_> {
                 fown: FownEntry::default(),
                 opts: common(socket).map_err(fail)?,
                 v6only,
-                shutdown: Some(SkShutdown::None as i32),
                 tcp_opts: Some(TcpOptsEntry {
                     cork: tcp(libc::TCP_CORK).map(|on| on != 0),
                     nodelay: tcp(libc::TCP_NODELAY).map(|on| on != 0),

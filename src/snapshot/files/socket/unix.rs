@@ -96,7 +96,7 @@ impl Reader<'_> {
                 fown: FownEntry::default(),
                 opts: common(its).map_err(fail)?,
                 name,
-                shutdown: Some(shutdown(found.shutdown) as i32),
+                shutdown: shutdown(found.shutdown).map(|how| how as i32),
                 file_perms,
                 ..Default::default()
             }),
@@ -220,12 +220,13 @@ enum Peer {
     Named(Vec<u8>),
 }
 
-fn shutdown(directions: u32) -> SkShutdown {
+/// CRIU takes no field for no direction.
+fn shutdown(directions: u32) -> Option<SkShutdown> {
     match directions & 3 {
-        1 => SkShutdown::Read,
-        2 => SkShutdown::Write,
-        3 => SkShutdown::Both,
-        _ => SkShutdown::None,
+        1 => Some(SkShutdown::Read),
+        2 => Some(SkShutdown::Write),
+        3 => Some(SkShutdown::Both),
+        _ => None,
     }
 }
 
