@@ -42,7 +42,7 @@ impl Reader<'_> {
         // The kernel's own files (huge pages, secret memory) have no directory.
         let path = Path::new(OsStr::from_bytes(&name));
         let parent = path.parent().and_then(|parent| parent.metadata().ok());
-        if !parent.is_some_and(|parent| parent.dev() == open.dev()) {
+        if parent.is_none_or(|parent| parent.dev() != open.dev()) {
             let what = format!("a deleted file whose directory is gone ({shown})");
             return Err(self.refuse(descriptor, what));
         }
