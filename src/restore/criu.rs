@@ -41,6 +41,9 @@ use crate::sys::process::{self, Change, Exec, Inherited};
 
 /// What is read in a second at the least, in bytes.
 const SLOW_READ: u64 = 100_000_000;
+/// How often it is tried while other JVMs, as they start, remove what a JVM
+/// keeps about itself: to them it is one that has ended.
+const TRIES: u32 = 4;
 /// How often CRIU is looked at.
 const PAUSE: Duration = Duration::from_micros(300);
 /// Where the caller's descriptors are in CRIU's process, and ours meanwhile.
@@ -68,13 +71,22 @@ pub fn criu(request: &Request<'_>, criu: &Criu) -> Result<Restored, CannotRestor
     };
     let mut first = None;
     for strategy in request.pids {
-        let result = match strategy {
-            Strategy::SetTid if request.clock == Clock::Machines => {
-                outside(request, criu, &record, started)
-            }
-            Strategy::Namespace => in_namespace(request, criu, &record, started),
-            _ => continue,
+        let once = || match strategy {
+            Strategy::SetTid => outside(request, criu, &record, started),
+            _ => in_namespace(request, criu, &record, started),
         };
+        match strategy {
+            Strategy::SetTid if request.clock == Clock::Machines => {}
+            Strategy::Namespace => {}
+            _ => continue,
+        }
+        let mut result = once();
+        for _ in 1..TRIES {
+            if !matches!(result, Err(CannotRestore::Raced { .. })) {
+                break;
+            }
+            result = once();
+        }
         match result {
             // What could be tried says more than what could not.
             Err(reason) if reason.is_about_pids() => {
@@ -248,6 +260,7 @@ fn attempt(
             total: started.elapsed(),
         }),
         Err(reason) => {
+            let is_raced = record.files.iter().any(|it| it.content.is_some() && !it.path.exists());
             let all = watch.end_all();
             if let Some(enclosure) = enclosure {
                 enclosure.leave();
@@ -256,7 +269,12 @@ fn attempt(
             if !all {
                 return Err(unusable(format!("{reason}, and some of it cannot be ended")));
             }
-            Err(reason)
+            match reason {
+                CannotRestore::Step { step, errno } if is_raced => {
+                    Err(CannotRestore::Raced { step, errno })
+                }
+                reason => Err(reason),
+            }
         }
     }
 }
