@@ -16,7 +16,12 @@ server.serve_forever()";
 
 fn bench(args: &[&str]) -> Output {
     // Descriptors of the test runner's must not reach the programs.
-    warmstart(&cache()).arg("bench").args(args).output().expect("the binary")
+    warmstart(&cache())
+        .arg("bench")
+        .args(args)
+        .env("WARMSTART_CRIU", "/nonexistent")
+        .output()
+        .expect("the binary")
 }
 
 fn port() -> String {
@@ -52,7 +57,7 @@ fn a_command_that_is_not_there_is_said_so() {
 #[test]
 fn a_program_that_is_refused_is_not_waited_for() {
     let start = std::time::Instant::now();
-    // A child stands in the way of a capture, for good.
+    // A queue of events stands in the way of a capture, for good.
     let output = bench(&[
         "-n",
         "1",
@@ -63,9 +68,10 @@ fn a_program_that_is_refused_is_not_waited_for() {
         "--timeout",
         "60",
         "--",
-        "sh",
+        "/usr/bin/python3",
+        "-S",
         "-c",
-        "sleep 50 & wait",
+        "import ctypes, time; ctypes.CDLL(None).inotify_init(); time.sleep(50)",
     ]);
     assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
     assert!(stderr(&output).contains("no image of the command: "), "{}", stderr(&output));

@@ -233,7 +233,7 @@ fn a_namespace_costs_little() {
     service.capture(&[]).end();
     let mut times = [Vec::new(), Vec::new()];
     let mut launches = [Vec::new(), Vec::new()];
-    for _ in 0..repetitions(10) {
+    for _ in 0..repetitions(5) {
         for (index, strategy) in ["set-tid", "namespace"].into_iter().enumerate() {
             let mut run = service.start(&["--pids", strategy]);
             let status = run.wait_status(|_| true);

@@ -105,7 +105,7 @@ fn compile(tool: &Tool, number: usize, cold: &BTreeMap<String, Vec<u8>>) -> Ran 
 }
 
 fn many_of(jdk: &Jdk) {
-    let count = repetitions(24);
+    let count = repetitions(16);
     let javac = jdk.javac().unwrap();
     let mut tool = Tool::new(&[javac.to_str().unwrap()])
         .file("Hello.java", "class Hello { public static void main(String[] a) { } }\n");

@@ -157,7 +157,7 @@ fn hold_against_cold(options: &[&str], first: &[&str]) {
     assert_eq!(build.status()["reason"], serde_json::Value::Null, "{}", build.status());
 
     let mut times = [Vec::new(), Vec::new()];
-    for _ in 0..repetitions(2) {
+    for _ in 0..repetitions(1) {
         for (home, times) in [&build.jdk, &shim].into_iter().zip(&mut times) {
             let (outcome, took) = build.timed(home, &goals, nothing);
             assert_eq!(outcome, cold, "{}: {}", home.display(), build.status());

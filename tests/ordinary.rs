@@ -141,7 +141,7 @@ fn restored_programs_look_like_cold_ones() {
         assert!(looks.files[2].1.contains(&format!("{name}={value}\0")), "{name} was not there");
     }
 
-    for round in 0..repetitions(10) {
+    for round in 0..repetitions(5) {
         let mut run = service.restore();
         assert_eq!(pid_of_image(&service.image()), run.app(), "round {round}");
         looks.assert_same(&Looks::of(run.app(), &captured));

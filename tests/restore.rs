@@ -76,7 +76,7 @@ fn exercise(jdk: &Jdk, options: &[&str]) {
     let ballast = ballast(&mut cold);
     assert_eq!(cold.end().code(), Some(143), "cold");
     let name = format!("JDK {} {}", jdk.release, options.join(" "));
-    in_a_row(&service, &name, repetitions(10), |round, run| {
+    in_a_row(&service, &name, repetitions(5), |round, run| {
         assert_eq!(run.get(&format!("/work?{round}")), expected(ballast, round), "{name}");
     });
 }
@@ -175,7 +175,7 @@ fn selenium_server() {
     }
     let cold = service.capture(&[]);
     assert_eq!(cold.end().code(), Some(143), "cold");
-    in_a_row(&service, "selenium-server", repetitions(5), |round, run| {
+    in_a_row(&service, "selenium-server", repetitions(3), |round, run| {
         let status = run.get("/status");
         assert!(status.contains("\"ready\""), "round {round}: {status}");
     });

@@ -288,6 +288,13 @@ impl Builder<'_> {
 
     /// What may need the capability: nothing here comes from a file.
     fn privileged(&mut self) {
+        // The launcher blocks what glibc lets it block: not the two signals by
+        // which its threads cancel one another and change ids (`nptl(7)`). One
+        // that is released first may send them to one that is still parked, which
+        // has no stack for a handler.
+        let all = self.put(&[0xff; 8]);
+        let args = [libc::SIG_SETMASK as u64, all, 0, 8, 0, 0];
+        self.ok("blocking signals", libc::SYS_rt_sigprocmask, args);
         if self.around.births != Births::SetTid {
             let pid = i64::from(self.plan.pid());
             let own = Instruction::call_expect(libc::SYS_getpid, [0; 6], pid);

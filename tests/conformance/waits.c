@@ -535,7 +535,27 @@ static void joining_kept(void)
 	EQUAL(worker.result, 0);
 }
 
+static void cancelled_work(struct worker *worker)
+{
+	for (;;)
+		pause_ms(1000);
+}
+
+static void cancelling(void)
+{
+	start(&worker, cancelled_work);
+}
+
+static void cancelling_kept(void)
+{
+	void *result = NULL;
+	TRUE(!pthread_cancel(worker.thread) && !pthread_join(worker.thread, &result));
+	TRUE(result == PTHREAD_CANCELED);
+}
+
+
 static const struct feature features[] = {
+	{"cancel", "a thread that is cancelled", cancelling, cancelling_kept},
 	{"nanosleep", "a thread in nanosleep", sleeping, sleeping_kept},
 	{"sleep-until", "a thread that sleeps until a moment", until, sleeping_kept},
 	{"poll-timeout", "a thread in poll with a time limit", polling, sleeping_kept},

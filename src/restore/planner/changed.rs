@@ -42,7 +42,9 @@ impl Changed {
     /// Names what CRIU's format has no place for, so that no other engine would
     /// bring it back.
     pub fn without_place(&self) -> Option<&'static str> {
-        if self.settings.values().any(|settings| !settings.is_empty()) {
+        // The signal at the parent's death is in every image: the launcher's.
+        let settings = self.settings.values().flatten();
+        if settings.into_iter().any(|setting| setting.option != libc::PR_SET_PDEATHSIG) {
             Some("what it has set by prctl(2)")
         } else if self.locks_future {
             Some("mlockall(MCL_FUTURE)")

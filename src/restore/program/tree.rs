@@ -103,10 +103,17 @@ impl Builder<'_> {
         self.push(Step::Own(what), Instruction::new(Op::WaitAtLeast, args));
     }
 
+    fn session(&mut self, kin: &Kin) {
+        if kin.leads_session() {
+            self.ok("making the session", libc::SYS_setsid, [0; 6]);
+        }
+    }
+
     /// Makes session and group, and the children: each while the process is in
     /// the session that the child is to be born into.
     pub(super) fn family(&mut self, role: &Role<'_>) {
         if role.children.is_empty() {
+            self.session(role.kin());
             return self.group(role.kin(), role.groups());
         }
         // Little is left to be copied for each child then.
@@ -119,9 +126,7 @@ impl Builder<'_> {
         for child in role.children.iter().filter(|it| role.tree[it.index].before_session()) {
             self.bear(role, child);
         }
-        if role.kin().leads_session() {
-            self.ok("making the session", libc::SYS_setsid, [0; 6]);
-        }
+        self.session(role.kin());
         for child in role.children.iter().filter(|it| !role.tree[it.index].before_session()) {
             self.bear(role, child);
         }
@@ -290,9 +295,7 @@ impl Builder<'_> {
         let alive = Instruction::call_expect(libc::SYS_getppid, [0; 6], parent);
         self.push(Step::Own("the parent ended"), alive);
         self.drop_capabilities();
-        if kin.leads_session() {
-            self.ok("making the session", libc::SYS_setsid, [0; 6]);
-        }
+        self.session(kin);
         self.group(kin, role.groups());
         let mut name = kin.name().to_vec();
         name.resize(16, 0);
