@@ -19,7 +19,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use case::{Bench, Case};
-use coverage::{Cell, Complaint, Coverage};
+use coverage::{Cell, Coverage};
 use ways::Way;
 
 #[path = "conformance/case.rs"]
