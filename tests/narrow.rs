@@ -600,10 +600,11 @@ fn the_cursor_is_put_back_before_the_capability_is_given_up() {
 
 /// Runs a command of which stdout is full, so that it stays in the middle.
 fn held(mut command: Command) -> Running {
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let pipe = child.stdout.as_ref().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
     // Less than any completion script has.
-    assert_eq!(fcntl(pipe, FcntlArg::F_SETPIPE_SZ(4096)), Ok(4096));
+    assert_eq!(fcntl(&reader, FcntlArg::F_SETPIPE_SZ(4096)), Ok(4096));
+    let mut child = command.stdout(writer).stderr(Stdio::null()).spawn().unwrap();
+    child.stdout = Some(std::os::fd::OwnedFd::from(reader).into());
     let pid = child.id();
     let run = Running(child);
     wait_for("it waits for its reader", || {
