@@ -75,6 +75,13 @@ pub fn read(
     })
 }
 
+/// Refuses a program that has gone out of its caller's session or groups in a way
+/// that a restore by whatever engine would not bring back.
+pub fn check_place(pid: i32) -> Result<(), Refusal> {
+    let [stat, own] = [format!("/proc/{pid}/stat"), "/proc/self/stat".into()];
+    leads(pid, &Stat::read(&stat)?, &Stat::read(&own)?).map(drop)
+}
+
 /// Tells what the program leads, by fields 5 to 8 of `stat` (`proc(5)`):
 /// group, session, terminal, and the group whose turn it is there.
 ///

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::files::is_perf_data;
 use super::{
-    After, Capture, FileId, Frozen, Refusal, Snapshot, StdinAtStart, StdioOrigin, process,
+    After, Capture, FileId, Frozen, Refusal, Snapshot, StdinAtStart, StdioOrigin, changed, process,
 };
 use crate::criu::edit::{self, Callers};
 use crate::criu::record::{MadeFile, Record, VERSION};
@@ -154,6 +154,9 @@ fn run(capture: &Capture<'_>, criu: &Criu, standing: Standing) -> Result<(), Ref
 fn look(capture: &Capture<'_>) -> Result<Callers, Refusal> {
     process::check(capture.pid)?;
     process::check_shutdown(capture.pid)?;
+    if capture.stdio != [StdioOrigin::Programs; 3] {
+        changed::check_place(capture.pid)?;
+    }
     let callers = callers(capture)?;
     if callers.given.get(&0) == Some(&0) && has_read(capture)? {
         return Err(Refusal::lasting("it has read some of its standard input"));
