@@ -208,7 +208,7 @@ fn a_timer_is_never_lost() {
     let mut target = start(&program, "alarm", &dir.path().join("work"));
     // Armed by now.
     target.wait_until(|said| said.contains("tick 1\n"));
-    for round in 0..support::repetitions(20) {
+    for round in 0..support::repetitions(10) {
         let image = dir.path().join("image");
         dump(target.pid(), &image, &["--leave-running"]);
         let set = Set::read(&image).unwrap();

@@ -149,7 +149,9 @@ fn hold_against_cold(options: &[&str], first: &[&str]) {
     let goals = ["-o", "process-classes"];
 
     let cold = build.run(&build.jdk, &goals, nothing);
-    assert_eq!(cold, build.run(&build.jdk, &goals, nothing), "two cold builds differ");
+    if repetitions(1) > 1 {
+        assert_eq!(cold, build.run(&build.jdk, &goals, nothing), "two cold builds differ");
+    }
     assert!(cold.files.contains_key("target/greeter-1.0.jar"), "{}", cold.stdout);
     let plain = build.run(&build.jdk, first, nothing);
     assert_eq!(build.run(&capturing, first, nothing), plain, "the build that was captured");

@@ -235,23 +235,31 @@ fn a_hit_on_a_big_jar_is_decided_within_two_milliseconds() {
     for _ in 0..3 {
         service.restore().end();
     }
+    let accounts = || -> Vec<f64> {
+        let account = |_| {
+            let mut run = service.restore();
+            let status = run.wait_status(|_| true);
+            run.get("/");
+            run.end();
+            status["timings_ms"]["lookup"].as_f64().unwrap()
+        };
+        (0..repetitions(40)).map(account).collect()
+    };
+    let unwatched = show("by its own account", &accounts());
     let watch = match Watch::start() {
         Ok(watch) => watch,
         Err(missing) => skip!("{missing}"),
     };
-    let mut own = Vec::new();
-    for _ in 0..repetitions(40) {
-        let mut run = service.restore();
-        let status = run.wait_status(|_| true);
-        own.push(status["timings_ms"]["lookup"].as_f64().unwrap());
-        run.get("/");
-        run.end();
-    }
+    let own = accounts();
     let outside = watch.end();
     assert!(outside.len() >= own.len(), "{} runs were seen of {}", outside.len(), own.len());
-    let told = show("by its own account", &own);
+    let told = show("by its own account, watched", &own);
     let seen = show("seen from outside", &outside);
-    assert!(seen < 2.0, "{seen:.2} ms from exec to clone3");
-    // Its own account begins when its first code runs, after the execve.
-    assert!((seen - told).abs() < 0.7, "{seen:.2} ms, of which it tells {told:.2}");
+    // Its own account begins when its first code runs, after the execve; to
+    // watch one system call slows every one down.
+    let before = seen - told;
+    assert!((0.0..0.7).contains(&before), "{seen:.2} ms, of which it tells {told:.2}");
+    let all = unwatched + before;
+    println!("from exec to clone3, unwatched: {all:.2} ms");
+    assert!(all < 2.0, "{all:.2} ms from exec to clone3");
 }
