@@ -90,8 +90,9 @@ struct Way<'a> {
 
 /// Holds every case, restored from an image of each way, against cold runs. An
 /// ordinary run of the tests has minutes only: it takes the last way, and looks
-/// at each cold run once (`WARMSTART_REPEAT=2`: at all of it).
-fn hold_against_cold(what: &str, mut tool: Tool, cases: &[Case], ways: &[Way<'_>]) {
+/// at each cold run once (`WARMSTART_REPEAT=2`: at all of it). Returns what the
+/// cold runs came to.
+fn hold_against_cold(what: &str, mut tool: Tool, cases: &[Case], ways: &[Way<'_>]) -> Vec<Outcome> {
     let is_thorough = support::repetitions(1) > 1;
     let ways = if is_thorough { ways } else { &ways[ways.len().saturating_sub(1)..] };
     let cold: Vec<Outcome> = cases
@@ -133,6 +134,13 @@ fn hold_against_cold(what: &str, mut tool: Tool, cases: &[Case], ways: &[Way<'_>
         }
     }
     assert!(differences.is_empty(), "{}", differences.join("\n\n"));
+    cold
+}
+
+/// Fails unless a run ended so, and wrote this to its output.
+fn check(outcome: &Outcome, status: i32, text: &str) {
+    assert_eq!(outcome.status, format!("exit status: {status}"), "{}", outcome.stderr);
+    assert!(outcome.stdout.contains(text), "{}", outcome.stdout);
 }
 
 /// Says what a restored run did otherwise, in lines that can be read: whole
@@ -251,12 +259,20 @@ fn javac_does_what_it_does_cold() {
         case(&["--nonsense"]),
         case(&[]),
     ];
-    for jdk in jdks {
+    // An ordinary run of the tests shares the cases out among the JDKs.
+    let shares = if support::repetitions(1) > 1 { 1 } else { jdks.len() };
+    for (index, jdk) in jdks.iter().enumerate() {
         let ways = [
             Way { options: &[], first: case(&["-version"]) },
             Way { options: &["--train=2"], first: case(&["-d", "trained", "Hello.java"]) },
         ];
-        hold_against_cold(&format!("javac {}", jdk.release), javac(&jdk), &cases, &ways);
+        let mine = cases.iter().enumerate().filter(|(number, _)| number % shares == index % shares);
+        let mine: Vec<Case> = mine.map(|(_, case)| case.clone()).collect();
+        let cold = hold_against_cold(&format!("javac {}", jdk.release), javac(jdk), &mine, &ways);
+        assert!(
+            cold.iter().any(|outcome| outcome.files.keys().any(|name| name.ends_with(".class")))
+        );
+        assert!(cold.iter().any(|outcome| outcome.stderr.contains("error: ")));
     }
 }
 
@@ -299,15 +315,27 @@ fn closure_does_what_it_does_cold() {
         let warns = jdk.release >= 24;
         if !warns || support::repetitions(1) > 1 {
             let tool = with_inputs(Tool::new(&[java, "-jar", jar]));
-            hold_against_cold(&what, tool, &cases, &ways);
+            check_closure(&hold_against_cold(&what, tool, &cases, &ways));
         }
         if warns {
             // The JVM's warning, once in each JVM, makes all training vain.
             let silent = "--sun-misc-unsafe-memory-access=allow";
             let tool = with_inputs(Tool::new(&[java, silent, "-jar", jar]));
-            hold_against_cold(&format!("{what} {silent}"), tool, &cases, &ways[1..]);
+            let what = format!("{what} {silent}");
+            check_closure(&hold_against_cold(&what, tool, &cases, &ways[1..]));
         }
     }
+}
+
+/// The cases do what they are there for.
+fn check_closure(cold: &[Outcome]) {
+    let unused = |outcome: &Outcome| outcome.stdout.contains("neverCalledByAnyone");
+    check(&cold[0], 0, "console.log");
+    check(&cold[1], 0, "console.log");
+    assert!(unused(&cold[0]) && !unused(&cold[1]), "{}", cold[1].stdout);
+    check(&cold[3], 1, "");
+    assert!(cold[3].stderr.starts_with("broken.js:4:13: ERROR"), "{}", cold[3].stderr);
+    check(&cold[5], 0, "countWords");
 }
 
 #[test]
@@ -346,6 +374,13 @@ fn openapi_generator_does_what_it_does_cold() {
             Way { options: &["--train=2", "--train-dir=."], first: generate("python", "trained") },
             Way { options: &["--train=2", "--train-with=help"], first: case(&["list", "-s"]) },
         ];
-        hold_against_cold(&format!("openapi-generator {}", jdk.release), tool, &cases, &ways);
+        let what = format!("openapi-generator {}", jdk.release);
+        let cold = hold_against_cold(&what, tool, &cases, &ways);
+        check(&cold[0], 0, "python");
+        check(&cold[5], 0, "No validation issues");
+        check(&cold[7], 0, "");
+        let api = |name: &String| name.ends_with("openapi_client/api/books_api.py");
+        assert!(cold[7].files.keys().any(api), "{}", cold[7].stdout);
+        check(&cold[10], 1, "");
     }
 }

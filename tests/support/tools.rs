@@ -1,9 +1,6 @@
 //! Real tools that `scripts/get-tools` fetches, and inputs for them.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use super::Jdk;
 
 /// A tool, in a jar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,13 +41,6 @@ impl Tool {
         jars.sort();
         jars.pop()
             .ok_or_else(|| format!("there is no {name} (scripts/get-tools target/test-tools)"))
-    }
-
-    /// Prepares a run of it, among its [`inputs`].
-    pub fn command(self, jdk: &Jdk) -> Result<Command, String> {
-        let mut command = Command::new(jdk.java());
-        command.arg("-jar").arg(self.jar()?).current_dir(inputs());
-        Ok(command)
     }
 }
 
