@@ -326,14 +326,14 @@ fn read_all(capture: &Capture<'_>, stopped: &[tree::Process]) -> Result<ReadStat
         state.len_pages += written.len;
     }
     let shared = files.finish(&mut state.set);
-    planner::check_tree(&state.set, &state.facts)
-        .map_err(|error| Refusal::lasting(error.to_string()))?;
     for facts in &mut state.facts {
         facts.written.clone_from(&shared.written);
         facts.changed.socket_options.clone_from(&shared.socket_options);
         facts.changed.unix_peers.clone_from(&shared.unix_peers);
         facts.changed.closed_tcp.clone_from(&shared.closed_tcp);
     }
+    planner::check_tree(&state.set, &state.facts)
+        .map_err(|error| Refusal::lasting(error.to_string()))?;
     state.dependencies = shared.dependencies;
     Ok(state)
 }
@@ -379,6 +379,7 @@ fn read(
     // way of the snapshot as soon as it expires.
     files.survey(stopped.iter().filter_map(tree::Process::group).map(Group::pid))?;
     files::read(capture, files)?;
+    files.deleted_mappings(capture, &mut vmas)?;
     let shared = shared::dump(capture, group, gate, &mut vmas, files, place.first_shared)?;
     let pages = OpenOptions::new()
         .write(true)

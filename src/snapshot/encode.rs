@@ -403,6 +403,11 @@ fn vma_entry(
             status |= vma_status::MEMFD
                 | if vma.shared { vma_status::FILE_SHARED } else { vma_status::FILE_PRIVATE };
         }
+        Backing::Deleted { id, .. } => {
+            shmid = u64::from(*id);
+            fdflags = Some(vma.access());
+            status |= vma_status::FILE_SHARED;
+        }
         Backing::File { path, dev, inode } => {
             check_file(vma, path, *dev, *inode)?;
             let writes = vma.shared && (vma.prot & libc::PROT_WRITE != 0 || vma.has(b"mw"));

@@ -18,13 +18,15 @@ use crate::image::proto::{
 };
 use crate::image::{GhostFile, Queued, Set};
 use crate::restore::planner::{Given, SocketOption, Source, Written};
-use crate::sys::{descriptors, kcmp, pidfd};
+use crate::sys::{kcmp, pidfd};
 
 mod deleted;
 mod epoll;
 mod fdinfo;
 mod fifo;
+mod mapped;
 mod memory;
+mod owner;
 mod pipe;
 mod regular;
 mod socket;
@@ -67,6 +69,8 @@ pub struct Files {
     pub ghosts: Vec<GhostFile>,
     /// See `ghosts`.
     pub remaps: Vec<RemapFilePathEntry>,
+    /// Those of them that were read through mappings, as far as these go.
+    shown_ghosts: Vec<u32>,
     /// What waits in sockets.
     pub sk_queues: Vec<Queued<SkPacketEntry>>,
     /// Options of sockets that the set has no place for, by the file's id.
@@ -122,6 +126,11 @@ impl Family {
         found.map_or(&[], |(_, descriptors)| descriptors)
     }
 
+    /// Returns every process that lives.
+    fn pids(&self) -> impl Iterator<Item = i32> {
+        self.0.iter().map(|(pid, _)| *pid)
+    }
+
     fn root(&self) -> i32 {
         self.0.first().map_or(0, |(pid, _)| *pid)
     }
@@ -172,10 +181,7 @@ pub fn read(capture: &Capture<'_>, files: &mut Files) -> Result<(), Refusal> {
                 known = Some(*other);
             }
         }
-        if let Some(known) = known.filter(|known| known.pid != pid && source.is_none()) {
-            if known.kind == FdTypes::Memfd {
-                return Err(reader.refuse(descriptor, "memory that several processes share"));
-            }
+        if known.is_some_and(|known| known.pid != pid && source.is_none()) {
             reader.own_locks(descriptor)?;
         }
         let (id, kind) = match known {
@@ -498,13 +504,7 @@ impl Reader<'_> {
         id: u32,
         all: &[Descriptor],
     ) -> Result<FileEntry, Refusal> {
-        if descriptor.info.flags & libc::O_ASYNC as u32 != 0 {
-            return Err(self.refuse(descriptor, "in signal-driven mode (O_ASYNC)"));
-        }
-        // What cannot be duplicated is refused by its kind.
-        if self.duplicate(descriptor).is_ok_and(|it| descriptors::has_owner(it.as_fd())) {
-            return Err(self.refuse(descriptor, "to send signals (F_SETOWN, F_SETSIG)"));
-        }
+        let owner = self.owner(descriptor)?;
         let info = &descriptor.info;
         let flags = info.flags & !(libc::O_CLOEXEC as u32);
         let target = descriptor.target.as_os_str().as_bytes();
@@ -558,7 +558,15 @@ impl Reader<'_> {
                 let shown = descriptor.target.display();
                 Err(self.refuse(descriptor, format!("{shown}, which an image cannot hold")))
             }
-            _ if target.starts_with(b"socket:[") => self.socket(descriptor, id, all),
+            _ if target.starts_with(b"socket:[") => {
+                let mut entry = self.socket(descriptor, id)?;
+                match (&mut entry.usk, owner) {
+                    (Some(socket), Some(owner)) => socket.fown = owner,
+                    (None, Some(_)) => return Err(self.refuse(descriptor, owner::REFUSED)),
+                    _ => {}
+                }
+                Ok(entry)
+            }
             _ if target.starts_with(b"pipe:[") => self.pipe(descriptor, id),
             _ if memory::is_it(descriptor) => self.memory(descriptor, id),
             _ => self.by_path(descriptor, id),

@@ -8,6 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 
@@ -42,6 +43,8 @@ pub struct MemoryFile {
     pub entry: MemfdInodeEntry,
     /// A descriptor of it, if it can be had.
     pub file: Option<File>,
+    /// What was read of it through mappings: parts of it, ascending.
+    shown: Vec<Range<u64>>,
 }
 
 impl MemoryFile {
@@ -62,11 +65,20 @@ impl MemoryFile {
             mode: Some(meta.mode() & 0o7777),
             ..described(name, meta.ino())?
         };
-        Ok(Self { inode: meta.ino(), entry, file: Some(file) })
+        Ok(Self { inode: meta.ino(), entry, file: Some(file), shown: Vec::new() })
     }
 
     /// Describes one that is only mapped.
-    fn mapped(pid: i32, name: &[u8], inode: u64, vma: &Vma) -> Result<Self, Refusal> {
+    fn mapped(
+        pid: i32,
+        name: &[u8],
+        inode: u64,
+        vma: &Vma,
+        files: &Files,
+    ) -> Result<Self, Refusal> {
+        if let Some(descriptor) = files.open_memory(inode) {
+            return Self::open(name, descriptor);
+        }
         let path = format!("/proc/{pid}/map_files/{:x}-{:x}", vma.start, vma.end);
         // Reading is enough: what is sealed can be opened, too.
         if let Ok(file) = File::open(path) {
@@ -78,7 +90,7 @@ impl MemoryFile {
             seals: libc::F_SEAL_SEAL as u32,
             ..described(name, inode)?
         };
-        Ok(Self { inode, entry, file: None })
+        Ok(Self { inode, entry, file: None, shown: Vec::new() })
     }
 }
 
@@ -132,12 +144,15 @@ pub fn dump(
         let written = match &known.file {
             Some(file) => by_descriptor(file, known.entry.size, &mut pages),
             None => by_mappings(capture.pid, group, gate, vmas, known.inode, &mut pages)
-                .map(|size| known.entry.size = size),
+                .map(|shown| known.shown = shown),
         };
         written.map_err(|error| {
             let name = known.entry.name.escape_ascii();
             Refusal::lasting(format!("reading shared memory {name}: {error}"))
         })?;
+        if known.file.is_none() {
+            known.entry.size = known.shown.last().map_or(0, |last| last.end);
+        }
         pages.finish_run();
         shared.len += pages.len;
         shared.contents.push(Shmem {
@@ -158,13 +173,13 @@ fn collect(pid: i32, vmas: &mut [Vma], files: &mut Files) -> Result<(), Refusal>
             let Backing::Memory { name, inode } = &vma.backing else { continue };
             match files.memory.iter().position(|known| known.inode == *inode) {
                 Some(index) if index < files.memory_read => {
-                    let what = format!("memory at {:#x} is shared with another", vma.start);
-                    return Err(Refusal::lasting(format!("{what} process of the program")));
+                    check_shown(&files.memory[index], vma, pid)?;
+                    continue;
                 }
                 Some(_) => continue,
                 None => {}
             }
-            let found = MemoryFile::mapped(pid, name, *inode, vma)?;
+            let found = MemoryFile::mapped(pid, name, *inode, vma, files)?;
             if shared || found.file.is_some() {
                 files.memory.push(found);
             } else {
@@ -175,6 +190,18 @@ fn collect(pid: i32, vmas: &mut [Vma], files: &mut Files) -> Result<(), Refusal>
         }
     }
     Ok(())
+}
+
+/// Refuses an area that shows more of some memory than the process did that it
+/// was read through.
+fn check_shown(known: &MemoryFile, vma: &Vma, pid: i32) -> Result<(), Refusal> {
+    let (start, end) = (vma.offset, vma.offset + (vma.end - vma.start));
+    let is_known = known.shown.iter().any(|shown| shown.start <= start && end <= shown.end);
+    if known.file.is_some() || is_known {
+        return Ok(());
+    }
+    let what = format!("memory at {:#x} of process {pid} is shared", vma.start);
+    Err(Refusal::lasting(format!("{what} with another one, which has mapped less of it")))
 }
 
 /// Writes what is between the holes of a file.
@@ -211,7 +238,7 @@ fn between_holes(file: &File, size: u64, pages: &mut Writer) -> std::io::Result<
 }
 
 /// Writes the pages that are there, as the mappings show them (`mincore(2)`);
-/// returns how long the memory is at the least.
+/// returns which parts they show.
 fn by_mappings(
     pid: i32,
     group: &Group,
@@ -219,7 +246,7 @@ fn by_mappings(
     vmas: &[Vma],
     inode: u64,
     pages: &mut Writer,
-) -> std::io::Result<u64> {
+) -> std::io::Result<Vec<Range<u64>>> {
     let is_it = |vma: &&Vma| {
         matches!(&vma.backing, Backing::Memory { inode: its, .. } if *its == inode) && vma.shared
     };
@@ -227,9 +254,14 @@ fn by_mappings(
     mappings.sort_by_key(|vma| vma.offset);
     let mem = File::open(format!("/proc/{pid}/mem"))?;
     let mut at = 0;
+    let mut shown: Vec<Range<u64>> = Vec::new();
     for vma in &mappings {
         let end = vma.offset + (vma.end - vma.start);
         let first = at.max(vma.offset);
+        match shown.last_mut().filter(|last| vma.offset <= last.end) {
+            Some(last) => last.end = last.end.max(end),
+            None => shown.push(vma.offset..end),
+        }
         for offset in (first..end).step_by((LEN_PAGE * LEN_PAGE) as usize) {
             let len = (end - offset).min(LEN_PAGE * LEN_PAGE);
             let addr = vma.start + (offset - vma.offset);
@@ -249,9 +281,10 @@ fn by_mappings(
         }
         at = at.max(end);
     }
-    Ok(at)
+    Ok(shown)
 }
 
+/// Reads a page of a process; what lies behind the end of a file is zeros.
 fn read_page(pid: i32, mem: &File, vma: &Vma, at: u64, page: &mut [u8]) -> std::io::Result<()> {
     let read = if vma.prot & PROT_READ != 0 {
         memory::read_remote(pid, at, page)

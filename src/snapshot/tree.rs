@@ -1,7 +1,6 @@
 //! A program of several processes: finding them, stopping them all, and what
 //! makes them a tree that can come back.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -170,44 +169,10 @@ pub fn check_apart(stopped: &[Process]) -> Result<(), Refusal> {
             }
         }
     }
-    if living.len() > 1 {
-        check_memory(&living)?;
-    }
     for child in living.iter().skip(1) {
         check_terminal(*child, &Stat::read(&format!("/proc/{child}/stat"))?)?;
     }
     Ok(())
-}
-
-/// Refuses memory that several processes share and that no path leads to: each
-/// would get its own. A file that is mapped by many is the same file again.
-fn check_memory(pids: &[i32]) -> Result<(), Refusal> {
-    let mut known: BTreeMap<(String, String), i32> = BTreeMap::new();
-    for pid in pids {
-        let path = format!("/proc/{pid}/maps");
-        let maps = fs::read(&path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
-        for line in String::from_utf8_lossy(&maps).lines() {
-            let Some(object) = nameless(line) else { continue };
-            let other = *known.entry(object).or_insert(*pid);
-            if other != *pid {
-                let at = line.split('-').next().unwrap_or_default();
-                let what = format!("processes {other} and {pid} share memory (at 0x{at})");
-                return Err(Refusal::lasting(what));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Returns device and inode of a line of `maps` (`proc_pid_maps(5)`) that shows
-/// shared memory without a path: anonymous, a memfd, System V, a deleted file.
-fn nameless(line: &str) -> Option<(String, String)> {
-    let mut words = line.split_ascii_whitespace();
-    let (_, perms, _) = (words.next()?, words.next()?, words.next()?);
-    let (device, inode) = (words.next()?, words.next()?);
-    let is_nameless = line.ends_with(" (deleted)") || line.contains(" /memfd:");
-    let is_shared = perms.ends_with('s') && (is_nameless || line.contains(" /SYSV"));
-    is_shared.then(|| (device.to_owned(), inode.to_owned()))
 }
 
 /// By fields 5 to 8 of `stat` (`proc(5)`): group, session, terminal, and the
@@ -327,18 +292,6 @@ fn children(pid: i32) -> Vec<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_without_a_path_is_told_from_a_file() {
-        let of = |rest: &str| nameless(&format!("7f00-7f01 {rest}"));
-        let object = Some(("00:01".to_owned(), "42".to_owned()));
-        assert_eq!(of("rw-s 00000000 00:01 42    /dev/zero (deleted)"), object);
-        assert_eq!(of("r--s 00000000 00:01 42    /memfd:heap (deleted)"), object);
-        assert_eq!(of("rw-s 00000000 00:01 42    /SYSV00000000 (deleted)"), object);
-        assert_eq!(of("rw-s 00000000 00:01 42    /tmp/file"), None);
-        assert_eq!(of("rw-p 00000000 00:01 42    /tmp/file (deleted)"), None);
-        assert_eq!(of("rw-p 00000000 00:00 0"), None);
-    }
 
     #[test]
     fn a_process_is_as_old_as_it_is() {

@@ -25,6 +25,17 @@ pub enum Backing {
         /// Its inode on the kernel's own mount.
         inode: u64,
     },
+    /// A file that is deleted, and shared.
+    Deleted {
+        /// The path that it had.
+        path: PathBuf,
+        /// (major, minor) of its device.
+        dev: (u32, u32),
+        /// Its inode.
+        inode: u64,
+        /// Its id in the image, once that is known.
+        id: u32,
+    },
     /// A file.
     File {
         /// Its path.
@@ -84,6 +95,13 @@ impl Vma {
     /// Returns whether the memory is private and not backed by a file.
     pub fn is_anonymous(&self) -> bool {
         matches!(self.backing, Backing::Anonymous | Backing::Heap | Backing::Stack)
+    }
+
+    /// Returns how its file was opened, as far as it shows: what can never be
+    /// made writable (`mw`) is of a descriptor that only reads.
+    pub fn access(&self) -> u32 {
+        let writes = self.prot & libc::PROT_WRITE != 0 || self.has(b"mw");
+        if writes { libc::O_RDWR as u32 } else { libc::O_RDONLY as u32 }
     }
 
     /// Returns whether the kernel clears it in every copy: `MADV_WIPEONFORK`
@@ -252,11 +270,12 @@ fn check(vma: &Vma) -> Result<(), Refusal> {
     if let Backing::File { path, .. } = &vma.backing {
         let name = path.as_os_str().as_bytes();
         let shown = path.display();
-        if vma.shared && (is_deleted(path) || name.starts_with(b"/memfd:")) {
-            return no(&format!("shared memory that no path leads to ({shown})"));
-        }
         if name.starts_with(b"/SYSV") {
             return no("System V shared memory");
+        }
+        // Of the kernel's own (`/[aio]`), or of huge pages.
+        if vma.shared && (name.starts_with(b"/[") || name.starts_with(b"/memfd:")) {
+            return no(&format!("shared memory that no path leads to ({shown})"));
         }
         if name.starts_with(b"anon_inode:") || name.starts_with(b"/anon_hugepage") {
             return no(&format!("a mapping of {shown}"));
@@ -297,6 +316,12 @@ fn adapt(vma: &mut Vma, pages_file: &str) {
         vma.backing = Backing::Anonymous;
         vma.offset = 0;
         vma.whole = !zero;
+        return;
+    }
+    let Backing::File { path, dev, inode } = &vma.backing else { return };
+    if let Some(name) = path.as_os_str().as_bytes().strip_suffix(b" (deleted)") {
+        let path = PathBuf::from(OsString::from_vec(name.to_vec()));
+        vma.backing = Backing::Deleted { path, dev: *dev, inode: *inode, id: 0 };
     }
 }
 

@@ -31,18 +31,36 @@ impl Drop for Lent {
     }
 }
 
-/// Whether somebody is to have a signal when something comes in
-/// (`F_SETOWN`, `F_SETSIG`). False for descriptors that know no such thing.
-pub fn has_owner(fd: std::os::fd::BorrowedFd<'_>) -> bool {
+/// Who is to have a signal when something comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// `F_OWNER_*`: what the number is of.
+    pub kind: i32,
+    /// Its number, 0 for nobody.
+    pub number: i32,
+    /// The signal, 0 for SIGIO.
+    pub signal: i32,
+}
+
+/// `F_OWNER_PID`: a process.
+pub const OWNER_PROCESS: i32 = 1;
+
+/// Returns who is to have a signal when something comes in (`F_GETOWN_EX`,
+/// `F_GETSIG`); `None` if that is nobody, or for descriptors that know no such
+/// thing.
+pub fn owner(fd: std::os::fd::BorrowedFd<'_>) -> Option<Owner> {
     const F_GETSIG: libc::c_int = 11;
     const F_GETOWN_EX: libc::c_int = 16;
     // `struct f_owner_ex`: its kind and its number.
     let mut owner = [0i32; 2];
     // SAFETY: F_GETOWN_EX writes these eight bytes, F_GETSIG takes nothing.
-    unsafe {
+    let (got, signal) = unsafe {
         let got = libc::fcntl(fd.as_raw_fd(), F_GETOWN_EX, owner.as_mut_ptr());
-        got == 0 && owner[1] != 0 || libc::fcntl(fd.as_raw_fd(), F_GETSIG) > 0
-    }
+        (got, libc::fcntl(fd.as_raw_fd(), F_GETSIG))
+    };
+    let [kind, number] = owner;
+    let found = Owner { kind, number, signal: signal.max(0) };
+    (got == 0 && (found.number != 0 || found.signal != 0)).then_some(found)
 }
 
 /// Whether the descriptor is open. Async-signal-safe.

@@ -1,8 +1,11 @@
 /* Process trees. */
 #include "conform.h"
+#include <semaphore.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 static pid_t child;
@@ -301,6 +304,284 @@ static void paired_kept(void)
 	ends_well(child);
 }
 
+/* Open in both with one offset, mapped in both, and once more for reading. */
+static int memory_fd;
+
+static void memfd_first(void)
+{
+	char text[4] = "";
+	const char *again = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, memory_fd, PAGE);
+	while (!shared[1])
+		pause_ms(2);
+	if (again == MAP_FAILED || strcmp(again, "second") || read(memory_fd, text, 3) != 3 ||
+	    strcmp(text, "abc"))
+		_exit(8);
+	shared[2] = getpid();
+	_exit(7);
+}
+
+static void child_memfd(void)
+{
+	memory_fd = memfd_create("common", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	MUST(memory_fd >= 0 && !ftruncate(memory_fd, 3 * PAGE + 5));
+	MUST(pwrite(memory_fd, "second", 6, PAGE) == 6 && pwrite(memory_fd, "abc", 3, 100) == 3);
+	MUST(!fcntl(memory_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW));
+	MUST(lseek(memory_fd, 100, SEEK_SET) == 100);
+	shared = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, memory_fd, 0);
+	MUST(shared != MAP_FAILED);
+	pipes();
+	child = born(memfd_first);
+	pause_ms(5);
+}
+
+static void child_memfd_kept(void)
+{
+	struct stat state;
+	shared[1] = 1;
+	ends_well(child);
+	EQUAL(shared[2], child);
+	/* The child has read on. */
+	EQUAL(lseek(memory_fd, 0, SEEK_CUR), 103);
+	TRUE(!fstat(memory_fd, &state) && state.st_size == 3 * PAGE + 5);
+	EQUAL(fcntl(memory_fd, F_GET_SEALS), F_SEAL_SHRINK | F_SEAL_GROW);
+}
+
+/* As Python makes its locks: a POSIX semaphore without a name any more. */
+static sem_t *semaphore;
+
+static void semaphore_first(void)
+{
+	_exit(sem_wait(semaphore) ? 8 : 7);
+}
+
+static void child_semaphore(void)
+{
+	char name[40];
+	snprintf(name, sizeof name, "/conformance-%d", getpid());
+	semaphore = sem_open(name, O_CREAT | O_EXCL, 0600, 0);
+	HERE(semaphore != SEM_FAILED);
+	MUST(!sem_unlink(name));
+	pipes();
+	child = born(semaphore_first);
+	pause_ms(5);
+}
+
+static void child_semaphore_kept(void)
+{
+	int value = 5;
+	TRUE(!sem_getvalue(semaphore, &value) && value == 0);
+	pause_ms(2);
+	TRUE(waitpid(child, NULL, WNOHANG) == 0);
+	TRUE(!sem_post(semaphore));
+	ends_well(child);
+}
+
+/* A semaphore that still has a name: another could be made under it. */
+static char named_semaphore[40];
+
+static void remove_semaphore(void)
+{
+	sem_unlink(named_semaphore);
+}
+
+static void child_semaphore_named(void)
+{
+	snprintf(named_semaphore, sizeof named_semaphore, "/conformance-%d", getpid());
+	semaphore = sem_open(named_semaphore, O_CREAT | O_EXCL, 0600, 0);
+	HERE(semaphore != SEM_FAILED);
+	atexit(remove_semaphore);
+	pipes();
+	child = born(semaphore_first);
+	pause_ms(5);
+}
+
+/* An unlinked file: open in both, mapped in both. */
+static void deleted_first(void)
+{
+	while (!shared[0])
+		pause_ms(2);
+	if (write(memory_fd, "more", 4) != 4)
+		_exit(8);
+	shared[1] = getpid();
+	_exit(7);
+}
+
+static void child_deleted(void)
+{
+	memory_fd = open(path("gone"), O_RDWR | O_CREAT | O_EXCL, 0640);
+	MUST(memory_fd >= 0 && !ftruncate(memory_fd, 40 * PAGE));
+	MUST(!unlink(path("gone")));
+	shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, memory_fd, 0);
+	MUST(shared != MAP_FAILED && pwrite(memory_fd, "text", 4, 33 * PAGE) == 4);
+	MUST(lseek(memory_fd, 33 * PAGE + 4, SEEK_SET) > 0);
+	pipes();
+	child = born(deleted_first);
+	pause_ms(5);
+}
+
+static void child_deleted_kept(void)
+{
+	struct stat state;
+	char text[9] = "";
+	shared[0] = 1;
+	ends_well(child);
+	EQUAL(shared[1], child);
+	EQUAL(pread(memory_fd, text, 8, 33 * PAGE), 8);
+	TRUE(!strcmp(text, "textmore"));
+	EQUAL(lseek(memory_fd, 0, SEEK_CUR), 33 * PAGE + 8);
+	TRUE(!fstat(memory_fd, &state) && state.st_size == 40 * PAGE);
+	TRUE(state.st_nlink == 0 && (state.st_mode & 07777) == 0640);
+}
+
+/* A pair of packets with something in it in both directions. */
+static void packets_first(void)
+{
+	char text[9] = "";
+	if (read(back[1], text, 8) != 2 || strcmp(text, "to"))
+		_exit(8);
+	char byte;
+	_exit(read(back[1], &byte, 1) == 1 && byte == 'p' ? 7 : 8);
+}
+
+static int held[2];
+
+static void packets_wait(void)
+{
+	char byte;
+	/* Until after the restore. */
+	(void)!read(held[0], &byte, 1);
+	packets_first();
+}
+
+static void child_packets(void)
+{
+	pipes();
+	close(back[0]);
+	close(back[1]);
+	MUST(!pipe(held) && !socketpair(AF_UNIX, SOCK_SEQPACKET, 0, back));
+	MUST(write(back[0], "to", 2) == 2 && write(back[1], "from", 4) == 4);
+	child = born(packets_wait);
+	close(back[1]);
+	pause_ms(5);
+}
+
+static void child_packets_kept(void)
+{
+	char text[9] = "";
+	EQUAL(read(back[0], text, 8), 4);
+	TRUE(!strcmp(text, "from"));
+	EQUAL(write(back[0], "p", 1), 1);
+	EQUAL(write(held[1], "x", 1), 1);
+	ends_well(child);
+	EQUAL(read(back[0], text, 8), 0);
+}
+
+/* As nginx has it: a signal to the parent when something comes. */
+static volatile sig_atomic_t came;
+
+static void on_io(int signal)
+{
+	came = signal;
+}
+
+static void signalling_first(void)
+{
+	char byte;
+	_exit(read(back[1], &byte, 1) == 1 && write(back[1], "r", 1) == 1 ? 7 : 8);
+}
+
+static void child_signalling(void)
+{
+	pipes();
+	close(back[0]);
+	close(back[1]);
+	MUST(!socketpair(AF_UNIX, SOCK_STREAM, 0, back));
+	struct sigaction action = {.sa_handler = on_io, .sa_flags = SA_RESTART};
+	MUST(!sigaction(SIGIO, &action, NULL) && !sigaction(SIGRTMIN, &action, NULL));
+	MUST(!fcntl(back[0], F_SETOWN, getpid()) && !fcntl(back[0], F_SETSIG, SIGRTMIN));
+	MUST(!fcntl(back[0], F_SETFL, O_ASYNC | O_NONBLOCK));
+	child = born(signalling_first);
+	close(back[1]);
+	pause_ms(5);
+}
+
+static void child_signalling_kept(void)
+{
+	EQUAL(came, 0);
+	EQUAL(fcntl(back[0], F_GETOWN), getpid());
+	EQUAL(fcntl(back[0], F_GETFL) & (O_ASYNC | O_NONBLOCK), O_ASYNC | O_NONBLOCK);
+	EQUAL(write(back[0], "p", 1), 1);
+	ends_well(child);
+	EQUAL(came, SIGRTMIN);
+	char byte = 0;
+	EQUAL(read(back[0], &byte, 1), 1);
+	EQUAL(byte, 'r');
+}
+
+/* The child sends to a name that the parent has. */
+static struct sockaddr_un log_name;
+static socklen_t log_length;
+
+static void logging_first(void)
+{
+	int own = socket(AF_UNIX, SOCK_DGRAM, 0);
+	if (connect(own, (void *)&log_name, log_length))
+		_exit(9);
+	close(memory_fd);
+	char byte;
+	(void)!read(ends[0], &byte, 1);
+	_exit(send(own, "line", 4, 0) == 4 ? 7 : 8);
+}
+
+static void child_logging(void)
+{
+	log_name.sun_family = AF_UNIX;
+	int length = snprintf(log_name.sun_path + 1, 60, "conformance-%d", getpid());
+	log_length = offsetof(struct sockaddr_un, sun_path) + 1 + length;
+	memory_fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+	MUST(memory_fd >= 0 && !bind(memory_fd, (void *)&log_name, log_length));
+	pipes();
+	child = born(logging_first);
+	pause_ms(5);
+}
+
+static void child_logging_kept(void)
+{
+	char text[9] = "";
+	EQUAL(write(ends[1], "?", 1), 1);
+	EQUAL(recv(memory_fd, text, 8, 0), 4);
+	TRUE(!strcmp(text, "line"));
+	ends_well(child);
+}
+
+/* A named pipe that each has opened for itself: what waits there waits once. */
+static void fifo_first(void)
+{
+	int own = open(path("fifo"), O_RDWR);
+	char byte;
+	(void)!read(ends[0], &byte, 1);
+	_exit(own >= 0 && write(own, "+", 1) == 1 ? 7 : 8);
+}
+
+static void child_fifo(void)
+{
+	MUST(!mkfifo(path("fifo"), 0600));
+	memory_fd = open(path("fifo"), O_RDWR | O_NONBLOCK);
+	MUST(memory_fd >= 0 && write(memory_fd, "data", 4) == 4);
+	pipes();
+	child = born(fifo_first);
+	pause_ms(5);
+}
+
+static void child_fifo_kept(void)
+{
+	char text[20] = "";
+	EQUAL(write(ends[1], "?", 1), 1);
+	ends_well(child);
+	EQUAL(read(memory_fd, text, 19), 5);
+	TRUE(!strcmp(text, "data+"));
+}
+
 static struct worker worker;
 
 static void waiting_work(struct worker *worker)
@@ -354,5 +635,19 @@ static const struct feature features[] = {
 	{"child-memory", "memory shared with a child", shared_memory, shared_memory_kept},
 	{"child-eventfd", "an eventfd shared with a child", shared_eventfd, shared_eventfd_kept},
 	{"child-socketpair", "a socket pair with a child", paired, paired_kept},
+	{"child-packets", "a socket pair with a child, with data in it", child_packets,
+	 child_packets_kept},
+	{"child-signalling", "a socket pair with a child that gives signals", child_signalling,
+	 child_signalling_kept},
+	{"child-logging", "a Unix socket that a child sends to by its name", child_logging,
+	 child_logging_kept},
+	{"child-memfd", "a memfd shared with a child", child_memfd, child_memfd_kept},
+	{"child-semaphore", "a POSIX semaphore that a child waits for", child_semaphore,
+	 child_semaphore_kept},
+	{"child-semaphore-named", "the same that still has its name", child_semaphore_named,
+	 child_semaphore_kept},
+	{"child-deleted", "a deleted file, open and mapped by a child, too", child_deleted,
+	 child_deleted_kept},
+	{"child-fifo", "a FIFO that a child has opened, too", child_fifo, child_fifo_kept},
 	{NULL},
 };

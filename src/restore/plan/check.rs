@@ -56,6 +56,8 @@ enum Kind {
     OneOf(&'static [u64]),
     /// The program's own pid.
     Pid,
+    /// That, or one of the processes of its tree.
+    Relative,
     /// The id of one of its threads.
     Tid,
     /// A signal that can be blocked.
@@ -67,7 +69,8 @@ enum Kind {
 }
 
 use Kind::{
-    Address, Any, Bytes, Fd, Flags, Name, OneOf, Path, Pid, Range, Signal, Small, Struct, Tid, Zero,
+    Address, Any, Bytes, Fd, Flags, Name, OneOf, Path, Pid, Range, Relative, Signal, Small, Struct,
+    Tid, Zero,
 };
 
 const MAP: u64 = libc::MAP_FIXED as u64;
@@ -105,7 +108,10 @@ const SEND: u64 = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u64;
 const PR_MCE_KILL: u64 = libc::PR_MCE_KILL as u64;
 const PR_SET_NAME: u64 = libc::PR_SET_NAME as u64;
 const SETLK: u64 = libc::F_SETLK as u64;
+const SETOWN: u64 = libc::F_SETOWN as u64;
 const SETTERS: &[u64] = &[
+    // F_SETSIG.
+    10,
     libc::F_SETFL as u64,
     libc::F_SETFD as u64,
     libc::F_SETPIPE_SZ as u64,
@@ -150,6 +156,7 @@ fn signature(number: i64, selector: u64) -> Option<&'static [Kind]> {
         libc::SYS_lseek => &[Fd, Any, OneOf(&[0, 1, 2])],
         libc::SYS_write => &[Fd, Bytes, Any],
         libc::SYS_fcntl if selector == SETLK => &[Fd, OneOf(&[SETLK]), Struct(32)],
+        libc::SYS_fcntl if selector == SETOWN => &[Fd, OneOf(&[SETOWN]), Relative],
         libc::SYS_fcntl => &[Fd, OneOf(SETTERS), Small],
         libc::SYS_ioctl => &[Fd, OneOf(&[libc::FIONBIO]), Struct(4)],
         libc::SYS_setpgid => &[Zero, Zero],
@@ -404,6 +411,12 @@ impl Examined<'_> {
                 self.unreserved(addr, LEN_ADDRESSED)
             }
             (Pid, Arg::Value(pid)) if plan.threads.first().is_some_and(|t| t.tid as u64 == pid) => {
+                Ok(())
+            }
+            (Relative, Arg::Value(pid))
+                if plan.threads.first().is_some_and(|t| t.tid as u64 == pid)
+                    || plan.tree.iter().any(|kin| kin.pid as u64 == pid) =>
+            {
                 Ok(())
             }
             (Tid, Arg::Value(tid)) if plan.threads.iter().any(|t| t.tid as u64 == tid) => Ok(()),

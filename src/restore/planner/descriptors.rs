@@ -15,6 +15,7 @@ use crate::restore::plan::{AT_FDCWD, Arg, Shared};
 
 mod fifos;
 mod ghosts;
+mod owners;
 mod sockets;
 mod unix;
 
@@ -102,6 +103,10 @@ impl Planner<'_> {
             made.entry(entry.id).or_insert(target.fd);
         }
         self.unix_peers(&made);
+        let handed_over = |id: &u32| self.family.is_some_and(|it| it.slots().contains_key(id));
+        let own_made = made.iter().filter(|(id, _)| !handed_over(id)).map(|(id, fd)| (*id, *fd));
+        let own_made: BTreeMap<u32, i32> = own_made.collect();
+        self.owners(task, &own_made)?;
         let mut watched = BTreeSet::new();
         for entry in &own {
             let Some(epoll) = self.file(entry.id)?.epfd.clone() else { continue };
@@ -149,12 +154,16 @@ impl Planner<'_> {
         let all: Vec<&FdinfoEntry> = entries.iter().collect();
         let mut numbers = Numbers((0..3).collect());
         let mut made = BTreeMap::new();
+        let highest = entries.iter().map(|entry| entry.fd as i32).max().unwrap_or(3);
+        self.ghosts(&all, highest, &mut made, &mut numbers)?;
+        self.common_memory(&all, &mut numbers, &mut made)?;
         for entry in &all {
             if !made.contains_key(&entry.id) {
                 self.make(entry.id, &Target::of(entry), &all, &mut made, &mut numbers)?;
                 made.entry(entry.id).or_insert(entry.fd as i32);
             }
         }
+        self.owners(task, &made)?;
         shared.operations = self.operations.len() as u64;
         Ok(Some(shared))
     }

@@ -37,6 +37,7 @@ impl Planner<'_> {
         let mut areas = Vec::new();
         // Areas of one file are mapped while it is open once.
         let mut by_file: BTreeMap<u64, Vec<&VmaEntry>> = BTreeMap::new();
+        let mut deleted: Vec<&VmaEntry> = Vec::new();
         let mut contents = Vec::new();
         for vma in &task.mm.vmas {
             // Guard pages are among the facts, too.
@@ -56,6 +57,10 @@ impl Planner<'_> {
             }
             if vma.status & vma_status::MEMFD != 0 {
                 // Mapped with the others of its memory.
+            } else if self.is_ghost(vma.shmid)
+                && vma.status & (vma_status::FILE_PRIVATE | vma_status::FILE_SHARED) != 0
+            {
+                deleted.push(vma);
             } else if vma.status & (vma_status::FILE_PRIVATE | vma_status::FILE_SHARED) != 0 {
                 by_file.entry(vma.shmid).or_default().push(vma);
             } else if vma.status & vma_status::ANON_PRIVATE == 0 {
@@ -70,6 +75,7 @@ impl Planner<'_> {
         for (id, vmas) in by_file {
             self.file_mappings(id, &vmas, &contents)?;
         }
+        self.mapped_ghosts(task, &deleted, made, numbers)?;
         self.shared_memory(task, &contents, numbers, made)?;
         for (vma, own) in &contents {
             self.content(vma, own);

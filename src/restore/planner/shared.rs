@@ -1,7 +1,8 @@
 //! Memory that is shared: memfds and shared anonymous memory, which CRIU's
 //! format holds as a memfd, too.
 //!
-//! Each is made while memory is set up, before any descriptor of the
+//! What several processes have of it the root makes and hands over. All else
+//! is made while memory is set up, before any descriptor of the
 //! program's: filled through its descriptor, which costs no page faults,
 //! mapped wherever it was, and kept open only where the program had it open.
 
@@ -65,9 +66,68 @@ impl Planner<'_> {
             let memfds = &self.set.memfds;
             let inode = memfds.iter().find(|memfd| memfd.inode_id == u64::from(inode_id));
             let missing = || PlannerError::Inconsistent(format!("memfd {inode_id} is not there"));
+            let inode = inode.ok_or_else(missing)?;
+            match self.handed_over(inode_id) {
+                Some(slot) => self.map_handed_over(&uses, slot, numbers),
+                None => self.memory_file(inode, &uses, highest, numbers, made)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes all shared memory that processes have together, for all of them.
+    pub(super) fn common_memory(
+        &mut self,
+        slots: &[&FdinfoEntry],
+        numbers: &mut Numbers,
+        made: &mut BTreeMap<u32, i32>,
+    ) -> Result<(), PlannerError> {
+        let mut all: BTreeMap<u32, Uses<'_>> = BTreeMap::new();
+        for &entry in slots {
+            let Some(mut memfd) = self.file(entry.id)?.memfd else { continue };
+            if self.is_only_mapped(entry.id) {
+                memfd.flags = libc::O_RDWR as u32;
+            }
+            all.entry(memfd.inode_id).or_default().open.push((entry.id, entry, memfd));
+        }
+        let highest = slots.iter().map(|entry| entry.fd as i32).max().unwrap_or(3);
+        for (inode_id, uses) in all {
+            let set = self.set;
+            let inode = set.memfds.iter().find(|memfd| memfd.inode_id == u64::from(inode_id));
+            let missing = || PlannerError::Inconsistent(format!("memfd {inode_id} is not there"));
             self.memory_file(inode.ok_or_else(missing)?, &uses, highest, numbers, made)?;
         }
         Ok(())
+    }
+
+    fn is_only_mapped(&self, id: u32) -> bool {
+        self.family.is_some_and(|family| family.is_only_mapped(id))
+    }
+
+    /// Returns the descriptor of memory that the root hands over, and whether
+    /// it can be mapped as any area may be: the best one that there is.
+    fn handed_over(&self, inode_id: u32) -> Option<(i32, bool)> {
+        let slots = self.family?.slots().iter();
+        let its = slots.filter_map(|(id, fd)| {
+            let memfd = self.file(*id).ok()?.memfd.filter(|memfd| memfd.inode_id == inode_id)?;
+            let writes = memfd.flags as i32 & libc::O_ACCMODE == libc::O_RDWR;
+            Some((*fd, writes || self.is_only_mapped(*id)))
+        });
+        its.max_by_key(|(_, writes)| *writes)
+    }
+
+    fn map_handed_over(&mut self, uses: &Uses<'_>, slot: (i32, bool), numbers: &mut Numbers) {
+        let (mut fd, writes) = slot;
+        let reopened = !writes && !uses.vmas.is_empty();
+        if reopened {
+            fd = self.reopen(fd, libc::O_RDWR as u32, numbers);
+        }
+        for (vma, has_pages) in &uses.vmas {
+            self.map_memfd(vma, *has_pages, fd, numbers);
+        }
+        if reopened {
+            self.must(libc::SYS_close, &[value(fd)]);
+        }
     }
 
     fn memfd(&self, id: u32) -> Result<&MemfdFileEntry, PlannerError> {

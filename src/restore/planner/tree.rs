@@ -1,34 +1,24 @@
 //! What the processes of a tree have to do with one another: who makes whom, in
 //! which session and group, and what several of them have open.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{Facts, Leads, Plan, PlannerError, compile_task};
-use crate::image::proto::{FdTypes, FileEntry, PstreeEntry};
+use crate::image::proto::PstreeEntry;
 use crate::image::{Set, Task};
-use crate::restore::plan::{Kin, MAX_SHARED, Shared};
+use crate::restore::plan::{Kin, Shared};
+
+mod sharing;
+
+use sharing::Sharing;
 
 /// The session and the group of the caller, whatever they are at a restore.
 const OUTSIDE: u32 = 0;
 
-/// What the root can make for all.
-const HANDED_OVER: [FdTypes; 7] = [
-    FdTypes::Reg,
-    FdTypes::Pipe,
-    FdTypes::Eventfd,
-    FdTypes::Eventpoll,
-    FdTypes::Signalfd,
-    FdTypes::Timerfd,
-    FdTypes::Inetsk,
-];
-
 /// A tree of processes.
 pub(super) struct Family {
     kin: Vec<Kin>,
-    /// Where shared open file descriptions are handed over, by id.
-    slots: BTreeMap<u32, i32>,
-    /// Who registers what a shared epoll instance watches, by its id.
-    watchers: BTreeMap<u32, u32>,
+    sharing: Sharing,
 }
 
 /// Compiles the plans of a tree; of those that have ended there is none.
@@ -63,9 +53,7 @@ impl Family {
         for (kin, task) in kin.iter_mut().zip(&set.tasks) {
             describe(kin, task);
         }
-        let mut family = Self { kin, slots: BTreeMap::new(), watchers: BTreeMap::new() };
-        family.share(set, &living, facts)?;
-        Ok(family)
+        Ok(Self { kin, sharing: Sharing::find(set, &living, facts)? })
     }
 
     /// Returns the tree for a plan: only the root's has it.
@@ -86,82 +74,31 @@ impl Family {
 
     /// Returns where shared descriptions are, by id.
     pub(super) fn slots(&self) -> &BTreeMap<u32, i32> {
-        &self.slots
+        &self.sharing.slots
+    }
+
+    /// Whether a shared description is there to be mapped, and no process has
+    /// it open.
+    pub(super) fn is_only_mapped(&self, id: u32) -> bool {
+        self.sharing.only_mapped.contains(&id)
+    }
+
+    /// Whether a process of this pid lives.
+    pub(super) fn has(&self, pid: u32) -> bool {
+        self.kin.iter().any(|kin| kin.pid as u32 == pid && kin.ended.is_none())
     }
 
     /// Returns the range of them.
     pub(super) fn shared(&self) -> Option<Shared> {
-        let first = self.slots.values().min()?;
-        let count = self.slots.len() as u32;
+        let first = self.sharing.slots.values().min()?;
+        let count = self.sharing.slots.len() as u32;
         Some(Shared { first_fd: *first as u32, count, operations: 0 })
     }
 
     /// Whether another process registers what this epoll instance watches.
     pub(super) fn watches_elsewhere(&self, id: u32, task: &Task) -> bool {
-        self.watchers.get(&id).is_some_and(|pid| *pid != task.pid)
+        self.sharing.watchers.get(&id).is_some_and(|pid| *pid != task.pid)
     }
-
-    /// Finds what several processes share.
-    fn share(&mut self, set: &Set, living: &[&Task], facts: &[Facts]) -> Result<(), PlannerError> {
-        let files: BTreeMap<u32, &FileEntry> = set.files.iter().map(|it| (it.id, it)).collect();
-        // Holders of each description, and of what is behind it.
-        let mut holders: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
-        let mut behind: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
-        let mut highest = 2;
-        for (task, facts) in living.iter().zip(facts) {
-            for entry in &task.fdinfo {
-                highest = highest.max(entry.fd);
-                if facts.given.iter().any(|given| given.fd == entry.fd as i32) {
-                    continue;
-                }
-                holders.entry(entry.id).or_default().insert(task.pid);
-                if let Some(object) = files.get(&entry.id).and_then(|file| object(file)) {
-                    behind.entry(object).or_default().insert(task.pid);
-                }
-            }
-        }
-        let is_shared = |(id, pids): &(&u32, &BTreeSet<u32>)| {
-            let object = files.get(id).and_then(|file| object(file));
-            pids.len() > 1
-                || object.is_some_and(|it| behind.get(&it).is_some_and(|pids| pids.len() > 1))
-        };
-        let shared: Vec<(u32, u32)> = holders
-            .iter()
-            .filter(is_shared)
-            .filter_map(|(id, pids)| Some((*id, *pids.first()?)))
-            .collect();
-        for (id, pid) in &shared {
-            let kind = files.get(id).and_then(|file| FdTypes::try_from(file.r#type).ok());
-            let kind = kind.unwrap_or(FdTypes::Und);
-            if !HANDED_OVER.contains(&kind) {
-                let kind = kind.as_str_name();
-                let what = format!("process {pid} and others share an open file of kind {kind}");
-                return Err(PlannerError::Unsupported(what));
-            }
-        }
-        if shared.len() > MAX_SHARED as usize {
-            let what = format!("{} open files that processes share", shared.len());
-            return Err(PlannerError::Unsupported(what));
-        }
-        // Above all numbers of the program's, with room for those in passing,
-        // and above those under which they arrive.
-        let first = (highest + 4).max(3 + shared.len() as u32);
-        for ((id, _), fd) in shared.into_iter().zip(first..) {
-            self.slots.insert(id, fd as i32);
-            if files.get(&id).is_some_and(|file| file.epfd.is_some()) {
-                // The first in the order of the image has read it.
-                let holds = |task: &&&Task| task.fdinfo.iter().any(|entry| entry.id == id);
-                let first = living.iter().find(holds).map_or(0, |task| task.pid);
-                self.watchers.insert(id, first);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Returns what stands behind the ends of a pipe.
-fn object(file: &FileEntry) -> Option<u64> {
-    file.pipe.as_ref().map(|pipe| u64::from(pipe.pipe_id))
 }
 
 /// Finds out in which order sessions, groups and children were made; `leads` is

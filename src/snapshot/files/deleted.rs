@@ -1,5 +1,5 @@
 //! Open files that are deleted: carried with their content, as CRIU's ghost
-//! files, and deleted again at a restore.
+//! files, and deleted again at a restore. Those that are mapped: [`super::mapped`].
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
@@ -8,13 +8,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::{Descriptor, Reader, Refusal, regular};
+use super::{Descriptor, Files, Reader, Refusal, regular};
 use crate::image::proto::FileEntry;
 use crate::image::proto::{GhostFileEntry, RemapFilePathEntry, RemapType};
 use crate::image::{GhostContent, GhostFile};
 
 /// How much of a deleted file an image carries: a hit reads it with the plan.
-const MAX_GHOST: u64 = 16 << 20;
+pub(super) const MAX_GHOST: u64 = 16 << 20;
 const MARK: &[u8] = b" (deleted)";
 
 /// Returns whether an open file is a regular one without any name.
@@ -34,15 +34,8 @@ impl Reader<'_> {
     ) -> Result<FileEntry, Refusal> {
         let shown = descriptor.target.display();
         let name = descriptor.target.as_os_str().as_bytes();
-        let mut name = name.strip_suffix(MARK).unwrap_or(name).to_vec();
-        if Path::new(OsStr::from_bytes(&name)).symlink_metadata().is_ok() {
-            // Another file has the name by now: a restore needs a free one.
-            name.extend(format!(".{:x}", open.ino()).bytes());
-        }
-        // The kernel's own files (huge pages, secret memory) have no directory.
-        let path = Path::new(OsStr::from_bytes(&name));
-        let parent = path.parent().and_then(|parent| parent.metadata().ok());
-        if parent.is_none_or(|parent| parent.dev() != open.dev()) {
+        let name = free_name(name.strip_suffix(MARK).unwrap_or(name), open.ino());
+        if !has_directory(&name, open.dev()) {
             let what = format!("a deleted file whose directory is gone ({shown})");
             return Err(self.refuse(descriptor, what));
         }
@@ -57,35 +50,14 @@ impl Reader<'_> {
             return Err(self.refuse(descriptor, what));
         }
         self.locks(descriptor)?;
-        let known = self.files.ghosts.iter().find(|ghost| {
-            (ghost.entry.dev, ghost.entry.ino) == (Some(open.dev() as u32), Some(open.ino()))
-        });
-        let ghost_id = match known {
-            Some(ghost) => ghost.id,
+        let ghost_id = match self.files.known_ghost(open.dev(), open.ino(), &name) {
+            Some(known) => known,
             None => {
                 let content = self.content_of(descriptor, open)?;
-                let id = self.files.ghosts.len() as u32 + 1;
-                self.files.ghosts.push(GhostFile {
-                    id,
-                    entry: GhostFileEntry {
-                        uid: open.uid(),
-                        gid: open.gid(),
-                        mode: open.mode(),
-                        dev: Some(open.dev() as u32),
-                        ino: Some(open.ino()),
-                        size: Some(open.len()),
-                        ..Default::default()
-                    },
-                    content: GhostContent::Whole(content),
-                });
-                id
+                self.files.add_ghost(&Found::of(open), content)
             }
         };
-        self.files.remaps.push(RemapFilePathEntry {
-            orig_id: id,
-            remap_id: ghost_id,
-            remap_type: Some(RemapType::Ghost as i32),
-        });
+        self.files.remap(id, ghost_id);
         let mut entry = regular::entry(descriptor, id);
         if let Some(reg) = &mut entry.reg {
             reg.name = name;
@@ -97,16 +69,100 @@ impl Reader<'_> {
     }
 
     fn content_of(&self, descriptor: &Descriptor, open: &Metadata) -> Result<Vec<u8>, Refusal> {
-        let shown = descriptor.target.display();
         // Anew, since this description may only write: by its own owner's right.
         let path = format!("/proc/{}/fd/{}", self.pid, descriptor.fd);
-        let mut content = Vec::with_capacity(open.len() as usize);
-        let read = File::open(Path::new(&path))
-            .and_then(|file| file.take(MAX_GHOST + 1).read_to_end(&mut content));
-        read.map_err(|error| self.refuse(descriptor, format!("{shown}: {error}")))?;
-        if content.len() as u64 != open.len() {
-            return Err(Refusal::passing(format!("{shown} is being written")));
-        }
-        Ok(content)
+        content(&path, open.len(), &descriptor.target)
     }
+}
+
+/// What an image says of a deleted file.
+pub(super) struct Found {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) mode: u32,
+    pub(super) dev: u64,
+    pub(super) ino: u64,
+}
+
+impl Found {
+    pub(super) fn of(open: &Metadata) -> Self {
+        let (dev, ino) = (open.dev(), open.ino());
+        Self { uid: open.uid(), gid: open.gid(), mode: open.mode(), dev, ino }
+    }
+}
+
+impl Files {
+    /// Returns the deleted file that was found already: some file systems show
+    /// other devices for what is mapped than for what is open.
+    pub(super) fn known_ghost(&self, dev: u64, ino: u64, name: &[u8]) -> Option<u32> {
+        let has_name = |ghost: &GhostFile| {
+            let mut ids = self.remaps.iter().filter(|remap| remap.remap_id == ghost.id);
+            ids.any(|remap| {
+                let mut entries = self.entries.iter().filter(|entry| entry.id == remap.orig_id);
+                entries.any(|entry| entry.reg.as_ref().is_some_and(|reg| reg.name == name))
+            })
+        };
+        let is_it = |ghost: &&GhostFile| {
+            let on_device = ghost.entry.dev == Some(dev as u32);
+            ghost.entry.ino == Some(ino) && (on_device || has_name(ghost))
+        };
+        self.ghosts.iter().find(is_it).map(|ghost| ghost.id)
+    }
+
+    /// Adds a deleted file with its content; returns its number.
+    pub(super) fn add_ghost(&mut self, found: &Found, content: Vec<u8>) -> u32 {
+        let id = self.ghosts.len() as u32 + 1;
+        self.ghosts.push(GhostFile {
+            id,
+            entry: GhostFileEntry {
+                uid: found.uid,
+                gid: found.gid,
+                mode: found.mode,
+                dev: Some(found.dev as u32),
+                ino: Some(found.ino),
+                size: Some(content.len() as u64),
+                ..Default::default()
+            },
+            content: GhostContent::Whole(content),
+        });
+        id
+    }
+
+    /// Says that a file of the image is a deleted one.
+    pub(super) fn remap(&mut self, file: u32, ghost: u32) {
+        self.remaps.push(RemapFilePathEntry {
+            orig_id: file,
+            remap_id: ghost,
+            remap_type: Some(RemapType::Ghost as i32),
+        });
+    }
+}
+
+/// Returns a name that a restore can make the file under: another file may have
+/// its own by now.
+pub(super) fn free_name(name: &[u8], ino: u64) -> Vec<u8> {
+    let mut name = name.to_vec();
+    if Path::new(OsStr::from_bytes(&name)).symlink_metadata().is_ok() {
+        name.extend(format!(".{ino:x}").bytes());
+    }
+    name
+}
+
+/// Returns whether the file's directory is there still. The kernel's own files
+/// (huge pages, secret memory) have none.
+pub(super) fn has_directory(name: &[u8], dev: u64) -> bool {
+    let parent = Path::new(OsStr::from_bytes(name)).parent();
+    let parent = parent.and_then(|parent| parent.metadata().ok());
+    parent.is_some_and(|parent| parent.dev() == dev)
+}
+
+/// Reads a file of this length by a path of the kernel's.
+pub(super) fn content(path: &str, len: u64, shown: &Path) -> Result<Vec<u8>, Refusal> {
+    let mut content = Vec::with_capacity(len as usize);
+    let read = File::open(path).and_then(|file| file.take(MAX_GHOST + 1).read_to_end(&mut content));
+    read.map_err(|error| Refusal::lasting(format!("{}: {error}", shown.display())))?;
+    if content.len() as u64 != len {
+        return Err(Refusal::passing(format!("{} is being written", shown.display())));
+    }
+    Ok(content)
 }

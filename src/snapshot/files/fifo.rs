@@ -40,14 +40,10 @@ impl Reader<'_> {
             let ours = |mode_of_one: i32| {
                 let same = |other: &&Descriptor| other.id == descriptor.id;
                 let both = libc::O_RDWR as u32;
-                let all = self.family.of(self.pid).iter();
+                let all = self.family.everywhere().map(|(_, open)| open);
                 all.filter(same).any(|o| [both, mode_of_one as u32].contains(&mode(o)))
             };
-            // Each process of a tree that opens it would put it in again.
-            let elsewhere =
-                |(pid, other): (i32, &Descriptor)| pid != self.pid && other.id == descriptor.id;
-            let elsewhere = self.family.everywhere().any(elsewhere);
-            if waits && (elsewhere || !(ours(libc::O_RDONLY) && ours(libc::O_WRONLY))) {
+            if waits && !(ours(libc::O_RDONLY) && ours(libc::O_WRONLY)) {
                 let what = "is a named pipe with unread data of somebody else's";
                 return Err(Refusal::passing(format!("fd {} {what}", descriptor.fd)));
             }

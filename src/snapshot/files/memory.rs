@@ -1,10 +1,12 @@
 //! Memfds: files that are in memory and have no path.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use super::{Descriptor, Files, Reader, Refusal};
 use crate::image::proto::{FdTypes, FileEntry, FownEntry, MemfdFileEntry};
 use crate::snapshot::shared::{self, MemoryFile};
+use crate::sys::pidfd;
 
 /// Returns whether a descriptor is of a memfd.
 pub(super) fn is_it(descriptor: &Descriptor) -> bool {
@@ -22,15 +24,9 @@ impl Reader<'_> {
         let name = shared::name_of(descriptor.target.as_os_str().as_bytes()).unwrap_or_default();
         let inode = descriptor.id.map_or(0, |id| id.ino);
         self.locks(descriptor)?;
-        match self.files.memory.iter().position(|known| known.inode == inode) {
-            None => {
-                let duplicate = self.duplicate(descriptor)?;
-                self.files.memory.push(MemoryFile::open(name, duplicate)?);
-            }
-            Some(index) if index < self.files.memory_read => {
-                return Err(self.refuse(descriptor, "memory that several processes share"));
-            }
-            Some(_) => {}
+        if self.files.memory.iter().all(|known| known.inode != inode) {
+            let duplicate = self.duplicate(descriptor)?;
+            self.files.memory.push(MemoryFile::open(name, duplicate)?);
         }
         let flags = descriptor.info.flags & !(libc::O_CLOEXEC as u32);
         self.files.description(id, inode, flags, descriptor.info.pos)
@@ -38,6 +34,14 @@ impl Reader<'_> {
 }
 
 impl Files {
+    /// Duplicates a descriptor of a piece of memory, whichever process has one.
+    pub fn open_memory(&self, inode: u64) -> Option<OwnedFd> {
+        let is_this = |open: &Descriptor| open.id.is_some_and(|id| id.ino == inode) && is_it(open);
+        let mut all = self.family.everywhere();
+        let (pid, open) = all.find(|(_, open)| is_this(open))?;
+        pidfd::open(pid).and_then(|process| pidfd::get_fd(process.as_fd(), open.fd)).ok()
+    }
+
     /// Returns the id of the file that a mapping of shared memory is of.
     pub fn memory_mapping(&mut self, inode: u64) -> Result<u32, Refusal> {
         let id = self.next_id();

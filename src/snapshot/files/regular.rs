@@ -88,7 +88,8 @@ impl Reader<'_> {
             Some(started) => started,
             None => started_at_latest(self.pid)?,
         };
-        Ok(created > started && is_dated_here(self.pid, fd))
+        let path = format!("/proc/{}/fd/{fd}", self.pid);
+        Ok(created > started && is_dated_here(Path::new(&path)))
     }
 
     /// Decides where the content of a regular file comes from at a restore.
@@ -225,10 +226,9 @@ const DATED_HERE: [FsType; 6] = [
     statfs::OVERLAYFS_SUPER_MAGIC,
 ];
 
-/// Returns whether an open file's times are those of this machine.
-fn is_dated_here(pid: i32, fd: RawFd) -> bool {
-    let path = format!("/proc/{pid}/fd/{fd}");
-    statfs::statfs(path.as_str()).is_ok_and(|found| DATED_HERE.contains(&found.filesystem_type()))
+/// Returns whether a file's times are those of this machine.
+pub(super) fn is_dated_here(path: &Path) -> bool {
+    statfs::statfs(path).is_ok_and(|found| DATED_HERE.contains(&found.filesystem_type()))
 }
 
 /// Returns when a process had been started at the latest: field 22 of `stat`

@@ -28,7 +28,6 @@ impl Reader<'_> {
         &mut self,
         descriptor: &Descriptor,
         id: u32,
-        all: &[Descriptor],
     ) -> Result<FileEntry, Refusal> {
         let duplicate = self.duplicate(descriptor)?;
         let socket = duplicate.as_fd();
@@ -52,7 +51,7 @@ impl Reader<'_> {
                 Ok(entry)
             }
             (libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_DGRAM | libc::SOCK_SEQPACKET) => {
-                self.unix(descriptor, id, socket, kind, all)
+                self.unix(descriptor, id, socket, kind)
             }
             (libc::AF_NETLINK, _) => Err(self.refuse(descriptor, "a netlink socket")),
             (family, kind) => {

@@ -31,7 +31,7 @@ impl Planner<'_> {
         }
         let stream = socket.r#type == libc::SOCK_STREAM as u32;
         let gone = socket.shutdown == Some(SkShutdown::Both as i32);
-        if socket.peer != 0 {
+        if socket.peer != 0 && !self.sends_by_name(socket) {
             return self.pair(socket, target, all, made, numbers);
         }
         if stream && gone && socket.name.is_empty() {
@@ -54,6 +54,15 @@ impl Planner<'_> {
             self.must(libc::SYS_listen, &[value(fd), value(socket.backlog.min(1 << 30))]);
         }
         Ok(())
+    }
+
+    /// Returns whether a socket of datagrams has one as its peer that is not
+    /// connected back: it finds that by its name.
+    fn sends_by_name(&self, socket: &UnixSkEntry) -> bool {
+        let is_peer = |other: &&UnixSkEntry| other.ino == socket.peer;
+        let peer = self.set.files.iter().filter_map(|file| file.usk.as_ref()).find(is_peer);
+        let one_way = peer.is_some_and(|peer| peer.peer != socket.ino && !peer.name.is_empty());
+        one_way && socket.r#type == libc::SOCK_DGRAM as u32
     }
 
     fn unix_options(&mut self, fd: i32, socket: &UnixSkEntry) {

@@ -33,7 +33,6 @@ impl Reader<'_> {
         id: u32,
         its: BorrowedFd<'_>,
         kind: i32,
-        all: &[Descriptor],
     ) -> Result<FileEntry, Refusal> {
         let fd = descriptor.fd;
         let fail = |error| Refusal::lasting(format!("fd {fd} is a Unix socket: {error}"));
@@ -54,7 +53,7 @@ impl Reader<'_> {
             let what = format!("fd {} has a connection that waits to be accepted", descriptor.fd);
             return Err(Refusal::passing(what));
         }
-        let peer = self.peer(descriptor, its, kind, (inode, &found), all)?;
+        let peer = self.peer(descriptor, its, kind, (inode, &found))?;
         let alone = peer == Peer::None && kind == libc::SOCK_STREAM && !listens;
         if alone && found.state != TCP_CLOSE && name.is_empty() {
             return self.half_closed(descriptor, id, its);
@@ -92,7 +91,7 @@ impl Reader<'_> {
                 flags: descriptor.info.flags & !(libc::O_CLOEXEC as u32),
                 uflags: 0,
                 backlog: if listens { found.backlog } else { 0 },
-                peer: if matches!(peer, Peer::Inside(_)) { found.peer } else { 0 },
+                peer: if self.is_open(found.peer) { found.peer } else { 0 },
                 fown: FownEntry::default(),
                 opts: common(its).map_err(fail)?,
                 name,
@@ -111,15 +110,12 @@ impl Reader<'_> {
         its: BorrowedFd<'_>,
         kind: i32,
         (inode, found): (u64, &UnixSocket),
-        all: &[Descriptor],
     ) -> Result<Peer, Refusal> {
         let fail = |error| self.refuse(descriptor, format!("a Unix socket: {error}"));
         if found.state == TCP_LISTEN {
             return Ok(Peer::None);
         }
-        let target = format!("socket:[{}]", found.peer);
-        let is_peer = |open: &Descriptor| open.target.as_os_str().as_bytes() == target.as_bytes();
-        let is_inside = found.peer != 0 && all.iter().any(is_peer);
+        let is_inside = self.is_open(found.peer);
         // Of two datagram sockets that are each other's peers any may have a
         // name; the kernel gives one to who asks for credentials (SO_PASSCRED).
         if kind == libc::SOCK_DGRAM
@@ -153,6 +149,13 @@ impl Reader<'_> {
                 Err(Refusal::passing(format!("fd {} {what}", descriptor.fd)))
             }
         }
+    }
+
+    /// Returns whether one of the processes has the socket of this inode open.
+    fn is_open(&self, inode: u32) -> bool {
+        let target = format!("socket:[{inode}]");
+        let is_it = |open: &Descriptor| open.target.as_os_str().as_bytes() == target.as_bytes();
+        inode != 0 && self.family.everywhere().any(|(_, open)| is_it(open))
     }
 
     /// Sees that the file that a socket is bound to is the one that the path
