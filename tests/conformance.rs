@@ -65,6 +65,7 @@ fn run(ways: &[Way]) {
     if ways.contains(&Way::ToCriu) && case::criu().is_none() {
         skip!("CRIU 4.2 is missing; scripts/get-criu brings it");
     }
+    support::session::settle();
     let dir = support::cache();
     let (cases, chapters) = match compile(dir.path()) {
         Ok(compiled) => compiled,

@@ -3,6 +3,7 @@
 //! (scripts/get-criu brings it).
 #![allow(clippy::unwrap_used)]
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +15,7 @@ use serde_json::Value;
 use support::etc::OwnEtc;
 use support::service::{Run, Service};
 use support::target::{PATIENCE, Target, alone, dump, tool};
-use support::{Ordinary, service, stderr};
+use support::{Ordinary, service, session, stderr};
 
 mod support;
 
@@ -50,8 +51,9 @@ macro_rules! need {
     };
 }
 
-/// Finds CRIU.
+/// Finds CRIU, and sees that it may dump what the test starts.
 fn criu() -> Result<PathBuf, String> {
+    session::settle();
     let criu = tool("WARMSTART_CRIU", "criu/usr/sbin/criu");
     criu.ok_or_else(|| "CRIU 4.2 is missing (scripts/get-criu)".into())
 }
@@ -283,6 +285,15 @@ fn the_capability_is_for_the_recorded_criu_alone() {
     same_pid_other_secret(&first, &run("restored", "namespace".into()));
 }
 
+/// Gives the server a pipe in signal-driven mode, which native refuses.
+fn odd(service: &mut Service<'_>, dir: &Path) {
+    let script = dir.join("odd.py");
+    let odd = "import os, fcntl\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, os.getpid())\n\
+               fcntl.fcntl(r, fcntl.F_SETFL, fcntl.fcntl(r, fcntl.F_GETFL) | os.O_ASYNC)\n";
+    fs::write(&script, format!("{odd}{SERVER}")).unwrap();
+    service.argv[1] = script.into_os_string();
+}
+
 /// What the native engine refuses, CRIU restores; the status says why.
 #[test]
 fn auto_takes_criu_for_what_native_refuses() {
@@ -290,11 +301,7 @@ fn auto_takes_criu_for_what_native_refuses() {
     need!(root());
     let dir = support::cache();
     let mut service = python(&criu, dir.path());
-    let script = dir.path().join("odd.py");
-    let odd = "import os, fcntl\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, os.getpid())\n\
-               fcntl.fcntl(r, fcntl.F_SETFL, fcntl.fcntl(r, fcntl.F_GETFL) | os.O_ASYNC)\n";
-    fs::write(&script, format!("{odd}{SERVER}")).unwrap();
-    service.argv[1] = script.into_os_string();
+    odd(&mut service, dir.path());
     let mut first = service.capture(&[]);
     first.get("/");
     first.end();
@@ -308,6 +315,67 @@ fn auto_takes_criu_for_what_native_refuses() {
     service.env[0].1 = criu.to_str().unwrap().into();
     cold(&service, &["--engine", "native", "--no-capture"], "--engine native");
     restored(&service, &[], &["set-tid", "namespace"]).0.end();
+}
+
+/// `unshare -pf` begins no session: the program's is 0, in which CRIU dumps
+/// nothing. That is said before it is asked, and is nothing to the native engine.
+#[test]
+fn a_session_outside_of_the_pid_namespace_is_refused_by_name() {
+    let criu = need!(criu());
+    need!(root());
+    let dir = support::cache();
+    let mut service = python(&criu, dir.path());
+    // CRIU wants to find the mounts of what is open.
+    let via = |session: &str| {
+        let opened = format!(
+            "for fd in /proc/self/fd/*; do fd=${{fd##*/}}; [ $fd -le 2 ] || eval \"exec $fd>&-\"; \
+             done; exec </dev/null >/dev/null 2>&1; {session} \"$@\""
+        );
+        ["unshare", "-pf", "--mount-proc", "--kill-child", "bash", "-c", &opened, "bash"]
+            .map(OsString::from)
+            .to_vec()
+    };
+    service.via = via("");
+    let refused = |service: &Service<'_>, options: &[&str], why: &str| {
+        let mut run = service.start(options);
+        let first = run.wait_status(|_| true);
+        let status = run.wait_status(|status| *status != first);
+        let reason = status["reason"].as_str().unwrap_or_default();
+        assert_eq!(status["outcome"], "cold", "{status}");
+        assert!(reason.contains(why) && reason.contains("setsid --wait warmstart"), "{reason}");
+        quit(run);
+    };
+    refused(&service, &CRIU, "engine criu: criu cannot dump a program whose session");
+
+    // Native has nothing against it; what it refuses stays refused.
+    let run = service.capture(&[]);
+    quit(run);
+    let mut run = service.start(&[]);
+    let status = run.wait_status(|_| true);
+    assert_eq!((&status["outcome"], &status["engine"]), (&"restored".into(), &"native".into()));
+    run.get("/");
+    quit(run);
+    odd(&mut service, dir.path());
+    refused(&service, &[], " is in signal-driven mode (O_ASYNC); engine criu: criu cannot dump");
+
+    // The remedy that it names; what was dumped in a session of its own is
+    // restored in none, too.
+    service.via = via("setsid --wait");
+    quit(service.capture(&[]));
+    for session in ["setsid --wait", ""] {
+        service.via = via(session);
+        let (mut run, _) = restored(&service, &[], &["set-tid", "namespace"]);
+        run.get("/");
+        quit(run);
+    }
+}
+
+/// Has the server end by itself: its launcher may have another pid here.
+fn quit(run: Run) {
+    let mut run = run;
+    run.get("/");
+    let _ = service::ask(run.port(), "/quit");
+    assert_eq!(run.wait().code(), Some(7));
 }
 
 fn fake(dir: &Path, text: &str) -> String {

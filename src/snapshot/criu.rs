@@ -53,6 +53,7 @@ pub fn dump(
     reason: Option<String>,
 ) -> Result<Snapshot, Refusal> {
     let standing = criu.standing().map_err(refuse)?;
+    check_session(capture.pid)?;
     let callers = look(capture)?;
     let boot = boot();
     let began = Instant::now();
@@ -162,6 +163,20 @@ fn look(capture: &Capture<'_>) -> Result<Callers, Refusal> {
         return Err(Refusal::lasting("it has read some of its standard input"));
     }
     Ok(callers)
+}
+
+/// Refuses a program whose session was begun outside of its pid namespace, as
+/// `unshare -pf` leaves it: field 6 of `stat` is 0 there, and CRIU dumps no
+/// process without a session. What we dump ourselves is not concerned.
+fn check_session(pid: i32) -> Result<(), Refusal> {
+    let stat = process::Stat::read(&format!("/proc/{pid}/stat"))?;
+    if stat.field(6) != 0 {
+        return Ok(());
+    }
+    Err(refuse(
+        "criu cannot dump a program whose session was begun outside of this pid namespace; \
+         start it in one of its own: setsid --wait warmstart ...",
+    ))
 }
 
 /// Finds the caller's descriptors among those of the program. The one that still

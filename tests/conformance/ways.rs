@@ -118,6 +118,7 @@ impl Way {
                     _ => Cell::Fails(format!("dumped, but not restored: {why}")),
                 });
             }
+            reap_pids(&bench.path("image"));
             std::thread::sleep(Duration::from_millis(20));
         }
         Err(Cell::Fails("its pid stays taken".into()))
@@ -214,6 +215,12 @@ fn complaint(bench: &Bench<'_>) -> String {
     error.map_or_else(|| "no reason given".to_owned(), |(_, why)| why.to_owned())
 }
 
+/// Takes away who has ended on a pid of an image: orphans of the dumped program,
+/// which are ours now.
+fn reap_pids(image: &Path) {
+    support::service::tids_of_image(image).into_iter().for_each(support::session::reap);
+}
+
 fn restore_by_criu(bench: &Bench<'_>, pid: i32) -> Step<()> {
     for _ in 0..50 {
         let mut restored =
@@ -227,6 +234,7 @@ fn restore_by_criu(bench: &Bench<'_>, pid: i32) -> Step<()> {
         if !why.contains("File exists") {
             return Err(Cell::Refused(format!("CRIU: {}", bench.general(&why, pid))));
         }
+        reap_pids(&bench.path("image"));
         std::thread::sleep(Duration::from_millis(20));
     }
     Err(Cell::Fails("its pid stays taken".into()))

@@ -18,6 +18,7 @@ pub mod etc;
 pub mod occupy;
 pub mod seccomp;
 pub mod service;
+pub mod session;
 pub mod target;
 pub mod tools;
 

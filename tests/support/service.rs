@@ -53,6 +53,8 @@ pub struct Service<'a> {
     pub port: u16,
     /// The user who runs it, if not ours.
     pub user: Option<&'a Ordinary>,
+    /// What warmstart is called through (`unshare -pf ...`), if anything.
+    pub via: Vec<OsString>,
     dir: TempDir,
 }
 
@@ -60,7 +62,7 @@ impl<'a> Service<'a> {
     /// Makes one of a command that listens on `port`.
     pub fn new<W: Into<OsString>>(argv: impl IntoIterator<Item = W>, port: u16) -> Self {
         let argv = argv.into_iter().map(Into::into).collect();
-        Self { argv, env: Vec::new(), port, user: None, dir: super::cache() }
+        Self { argv, env: Vec::new(), port, user: None, via: Vec::new(), dir: super::cache() }
     }
 
     /// Makes one of `Exercise`, compiled into `classes`.
@@ -110,9 +112,14 @@ impl<'a> Service<'a> {
         let status = dir.join("status");
         let _ = fs::remove_file(&status);
         let said = self.dir.path().join("stderr");
-        let mut command = match self.user {
-            Some(user) => user.warmstart(),
-            None => Command::new(binary()),
+        let mut command = match (self.user, &self.via[..]) {
+            (Some(user), _) => user.warmstart(),
+            (None, []) => Command::new(binary()),
+            (None, [first, rest @ ..]) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(binary());
+                command
+            }
         };
         command.env("WARMSTART_CACHE_DIR", self.cache()).current_dir(&dir);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
@@ -244,6 +251,11 @@ impl Run {
     /// The launcher's pid; the program's own after a plain start.
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
+    }
+
+    /// The port that its program listens on.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// How long ago it was started.

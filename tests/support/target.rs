@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{binary, stderr};
+use super::{binary, session, stderr};
 
 /// The time within which each step must happen on a machine that does other
 /// things as well.
@@ -135,6 +135,7 @@ impl Target {
         // What a launcher has restored dies by its parent's death.
         let end = Instant::now() + PATIENCE;
         while program.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
+            program.into_iter().for_each(session::reap);
             assert!(Instant::now() < end, "process {} stays", program.unwrap());
             std::thread::sleep(Duration::from_millis(2));
         }
