@@ -33,7 +33,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
-pub use arguments::names_file;
+pub use arguments::{is_written, names_file};
 pub use cgroup::Limits;
 pub use change::{Change, explain};
 use collector::Collector;

@@ -17,6 +17,7 @@ mod engine;
 pub mod exact;
 mod hit;
 mod inner;
+mod named;
 mod outcome;
 mod parts;
 mod probing;

@@ -198,8 +198,13 @@ fn candidates(argument: &[u8]) -> Vec<&[u8]> {
             name
         })
         .filter(|name| !name.is_empty() && !name.contains(&0))
-        .filter(|name| !WRITTEN.iter().any(|end| name.ends_with(end)))
+        .filter(|name| !is_written(name))
         .collect()
+}
+
+/// Tells whether a file is one that programs write, by the end of its name.
+pub fn is_written(name: &[u8]) -> bool {
+    WRITTEN.iter().any(|end| name.ends_with(end))
 }
 
 #[cfg(test)]

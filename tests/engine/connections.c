@@ -7,7 +7,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-enum { CLIENT = 40, SERVER = 41, SIX = 42, LOW = 3, EPOLL = 50 };
+enum { CLIENT = 40, SERVER = 41, SIX = 42, OVER = 43, LOW = 3, EPOLL = 50 };
 static pid_t parent;
 
 static void move(int fd, int number, int flags)
@@ -42,6 +42,13 @@ static void setup(void)
 	}
 	MUST(accept(listener, 0, 0) >= 0);
 	move(client, SIX, 0);
+	/* One that is over already, reset by its client: its multicast TTL is
+	 * that of the client's packets, which nobody can set. */
+	struct linger now = {1, 0};
+	client = socket(AF_INET, SOCK_STREAM, 0);
+	MUST(!connect(client, (void *)&address, len) && (server = accept(listener, 0, 0)) >= 0);
+	MUST(!setsockopt(client, SOL_SOCKET, SO_LINGER, &now, sizeof now) && !close(client));
+	move(server, OVER, 0);
 	client = socket(AF_INET, SOCK_STREAM, 0);
 	MUST(!connect(client, (void *)&address, len) && accept(listener, 0, 0) >= 0);
 	keep = dup(LOW);
@@ -78,7 +85,7 @@ static void verify(void)
 	EQUAL(fcntl(CLIENT, F_GETFL) & O_NONBLOCK, 0);
 	EQUAL(fcntl(SERVER, F_GETFL) & O_NONBLOCK, O_NONBLOCK);
 	TRUE(epoll_wait(EPOLL, &event, 1, 1000) == 1 && event.events & EPOLLRDHUP);
-	closed(CLIENT), closed(SERVER), closed(SIX), closed(LOW);
+	closed(CLIENT), closed(SERVER), closed(SIX), closed(OVER), closed(LOW);
 	int family = 0;
 	socklen_t len = sizeof family;
 	TRUE(!getsockopt(CLIENT, SOL_SOCKET, SO_DOMAIN, &family, &len) && family == AF_INET);

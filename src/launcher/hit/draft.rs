@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::super::inner::{self, Inner, Running};
+use super::super::named;
 use super::super::probing::chain;
 use super::{NOTIFY_FILE, Notify};
 use crate::cache::{AtMain, Cache, NewEntry, Staging};
@@ -59,8 +60,13 @@ impl Draft {
         self.check_inputs(&mut digests)?;
         let Self { command, scope, host, began, .. } = &self;
         let mut at_main = None;
+        let mut dependencies = snapshot.dependencies.clone();
         match origin {
             Origin::Run { running, notified } => {
+                let named = named::files(&self.image_dir, &running.command, captured_at);
+                dependencies.extend(named.map_err(|error| format!("the image: {error}"))?);
+                dependencies.sort();
+                dependencies.dedup();
                 let inner = Inner::record(running, command, scope, host, *began, &mut digests)?;
                 if let Some(inner) = inner {
                     self.write(inner::FILE, &inner)?;
@@ -74,7 +80,7 @@ impl Draft {
         let new = NewEntry {
             fingerprint: &self.fingerprint,
             command: &self.command,
-            dependencies: &snapshot.dependencies,
+            dependencies: &dependencies,
             captured_at,
             boot_id: &self.host.boot_id,
             kernel: &self.host.kernel,

@@ -129,6 +129,9 @@ impl Reader<'_> {
         }
         let state = u32::from(info[OFFSET_STATE]);
         let local = socket::address(socket, End::Local).map_err(fail)?;
+        if state == TCP_CLOSE && was_connected(socket).map_err(fail)? {
+            return self.ended(descriptor, id, socket, family);
+        }
         if state != TCP_LISTEN && state != TCP_CLOSE && self.capture.tcp == OpenTcp::Close {
             return self.closed_by_peer(descriptor, id, socket, family);
         }
@@ -179,6 +182,23 @@ impl Reader<'_> {
             .map_err(|error| self.refuse(descriptor, format!("a TCP socket: {error}")))?;
         self.files.closed_tcp.insert(id);
         Ok(inet(entry))
+    }
+
+    /// Encodes a connection that is over and that the program has not closed
+    /// yet: no event or error will come of it, reads find its end.
+    fn ended(
+        &mut self,
+        descriptor: &Descriptor,
+        id: u32,
+        socket: BorrowedFd<'_>,
+        family: i32,
+    ) -> Result<FileEntry, Refusal> {
+        if socket::readable(socket).unwrap_or(0) > 0 {
+            let what =
+                format!("fd {} is a TCP connection that is over, but not read", descriptor.fd);
+            return Err(Refusal::passing(what));
+        }
+        self.closed_by_peer(descriptor, id, socket, family)
     }
 
     /// A stream socket whose peer is closed, with nothing to read: HotSpot's
@@ -259,6 +279,12 @@ fn unconnected(
         v6only: is_v6.then_some(false),
         ..Default::default()
     })
+}
+
+/// Tells whether a socket in the state CLOSE is one whose connection is over:
+/// a new one has no end to be read (`tcp_poll` in `net/ipv4/tcp.c`).
+fn was_connected(socket: BorrowedFd<'_>) -> std::io::Result<bool> {
+    Ok(socket::events(socket)? & libc::POLLRDHUP != 0)
 }
 
 fn v6only(socket: BorrowedFd<'_>, family: i32) -> std::io::Result<Option<bool>> {
