@@ -128,8 +128,11 @@ impl Stopped {
 
     /// Lists the signals queued for the thread or for its process.
     pub fn pending(&self, queue: Queue) -> Result<Vec<i32>, TraceError> {
-        ptrace::pending_signals(self.tid, queue)
-            .map_err(TraceError::request("reading the pending signals", self.tid))
+        // A `siginfo_t` begins with the signal's number.
+        let number = |info: &[u8; ptrace::LEN_SIGINFO]| {
+            i32::from_ne_bytes([info[0], info[1], info[2], info[3]])
+        };
+        Ok(self.queued(queue)?.iter().map(number).collect())
     }
 }
 

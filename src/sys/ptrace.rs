@@ -50,16 +50,6 @@ pub fn seize(tid: pid_t, options: i32) -> io::Result<()> {
     request(libc::PTRACE_SEIZE, tid, 0, options as usize).map(drop)
 }
 
-/// Returns whether a stopped tracee has its system calls sent to a handler of
-/// its own (`PR_SET_SYSCALL_USER_DISPATCH`, readable since Linux 6.4).
-pub fn dispatches_calls(tid: pid_t) -> io::Result<bool> {
-    // Mode, selector, offset, length: `struct ptrace_sud_config`.
-    let mut config = [0u64; 4];
-    let data = config.as_mut_ptr() as usize;
-    request(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size_of_val(&config), data)?;
-    Ok(config[0] != 0)
-}
-
 /// Asks a seized thread to stop (`PTRACE_INTERRUPT`).
 pub fn interrupt(tid: pid_t) -> io::Result<()> {
     request(libc::PTRACE_INTERRUPT, tid, 0, 0).map(drop)
@@ -142,30 +132,6 @@ pub enum Queue {
     Process,
 }
 
-/// Reads the numbers of up to 32 queued signals without taking them
-/// (`PTRACE_PEEKSIGINFO`, Linux 3.10).
-pub fn pending_signals(tid: pid_t, queue: Queue) -> io::Result<Vec<i32>> {
-    const MAX: usize = 32;
-    #[repr(C)]
-    struct Args {
-        off: u64,
-        flags: u32,
-        nr: i32,
-    }
-    let flags = if queue == Queue::Process { PTRACE_PEEKSIGINFO_SHARED } else { 0 };
-    let args = Args { off: 0, flags, nr: MAX as i32 };
-    let mut infos = [MaybeUninit::<libc::siginfo_t>::uninit(); MAX];
-    let count = request(
-        PTRACE_PEEKSIGINFO,
-        tid,
-        std::ptr::from_ref(&args) as usize,
-        infos.as_mut_ptr() as usize,
-    )?;
-    let count = usize::try_from(count).unwrap_or(0).min(MAX);
-    // SAFETY: the kernel filled the first `count` structures.
-    Ok(infos[..count].iter().map(|info| unsafe { info.assume_init_ref() }.si_signo).collect())
-}
-
 /// The length of a `siginfo_t` in bytes.
 pub const LEN_SIGINFO: usize = 128;
 const _: () = assert!(size_of::<libc::siginfo_t>() == LEN_SIGINFO);
@@ -203,7 +169,6 @@ pub fn queued_signals(tid: pid_t, queue: Queue) -> io::Result<Vec<[u8; LEN_SIGIN
 /// Returns whether the thread's system calls are dispatched to itself: 0 for
 /// no (`PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG`, Linux 6.4).
 pub fn syscall_dispatch(tid: pid_t) -> io::Result<u64> {
-    const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
     // mode, selector, offset, len.
     let mut config = [0u64; 4];
     request(

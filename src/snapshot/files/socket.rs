@@ -98,39 +98,19 @@ impl Reader<'_> {
         let none = SocketAddr::from(([0, 0, 0, 0], 0));
         let local = socket::address(socket, End::Local).map_err(fail)?.unwrap_or(none);
         let peer = socket::address(socket, End::Peer).map_err(fail)?;
-        let v6only = if family == libc::AF_INET6 {
-            let only = socket::int_option(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
-            Some(only.map_err(fail)? != 0)
-        } else {
-            None
-        };
-        let inode = bracketed(descriptor.target.as_os_str().as_bytes(), b"socket:[");
-        Ok(FileEntry {
-            r#type: FdTypes::Inetsk as i32,
-            id,
-            isk: Some(InetSkEntry {
-                id,
-                ino: inode.unwrap_or(0) as u32,
-                family: family as u32,
-                r#type: libc::SOCK_DGRAM as u32,
-                proto: libc::IPPROTO_UDP as u32,
-                state: if peer.is_some() { TCP_ESTABLISHED } else { TCP_CLOSE },
-                src_port: u32::from(local.port()),
-                dst_port: peer.map_or(0, |peer| u32::from(peer.port())),
-                flags: descriptor.info.flags & !(libc::O_CLOEXEC as u32),
-                backlog: 0,
-                src_addr: address_words(local.ip()),
-                dst_addr: peer.map_or_else(
-                    || vec![0; address_words(local.ip()).len()],
-                    |peer| address_words(peer.ip()),
-                ),
-                fown: FownEntry::default(),
-                opts: common(socket).map_err(fail)?,
-                v6only,
-                ..Default::default()
-            }),
-            ..Default::default()
-        })
+        let kind = (libc::SOCK_DGRAM, libc::IPPROTO_UDP);
+        Ok(inet(InetSkEntry {
+            state: if peer.is_some() { TCP_ESTABLISHED } else { TCP_CLOSE },
+            src_port: u32::from(local.port()),
+            dst_port: peer.map_or(0, |peer| u32::from(peer.port())),
+            src_addr: address_words(local.ip()),
+            dst_addr: peer.map_or_else(
+                || vec![0; address_words(local.ip()).len()],
+                |peer| address_words(peer.ip()),
+            ),
+            v6only: v6only(socket, family).map_err(fail)?,
+            ..unconnected(descriptor, id, socket, family, kind).map_err(fail)?
+        }))
     }
 
     fn tcp(
@@ -168,44 +148,23 @@ impl Reader<'_> {
             0
         };
         let address = local.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
-        let v6only = if family == libc::AF_INET6 {
-            let only = socket::int_option(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
-            Some(only.map_err(fail)? != 0)
-        } else {
-            None
-        };
-        let inode = bracketed(descriptor.target.as_os_str().as_bytes(), b"socket:[");
         let tcp = |name| socket::int_option(socket, libc::IPPROTO_TCP, name).ok();
-        Ok(FileEntry {
-            r#type: FdTypes::Inetsk as i32,
-            id,
-            isk: Some(InetSkEntry {
-                id,
-                ino: inode.unwrap_or(0) as u32,
-                family: family as u32,
-                r#type: libc::SOCK_STREAM as u32,
-                proto: libc::IPPROTO_TCP as u32,
-                state,
-                src_port: u32::from(address.port()),
-                dst_port: 0,
-                flags: descriptor.info.flags & !(libc::O_CLOEXEC as u32),
-                backlog,
-                src_addr: address_words(address.ip()),
-                dst_addr: vec![0; address_words(address.ip()).len()],
-                fown: FownEntry::default(),
-                opts: common(socket).map_err(fail)?,
-                v6only,
-                tcp_opts: Some(TcpOptsEntry {
-                    cork: tcp(libc::TCP_CORK).map(|on| on != 0),
-                    nodelay: tcp(libc::TCP_NODELAY).map(|on| on != 0),
-                    keepcnt: tcp(libc::TCP_KEEPCNT).map(|count| count as u32),
-                    keepidle: tcp(libc::TCP_KEEPIDLE).map(|secs| secs as u32),
-                    keepintvl: tcp(libc::TCP_KEEPINTVL).map(|secs| secs as u32),
-                }),
-                ..Default::default()
+        Ok(inet(InetSkEntry {
+            state,
+            src_port: u32::from(address.port()),
+            backlog,
+            src_addr: address_words(address.ip()),
+            dst_addr: vec![0; address_words(address.ip()).len()],
+            v6only: v6only(socket, family).map_err(fail)?,
+            tcp_opts: Some(TcpOptsEntry {
+                cork: tcp(libc::TCP_CORK).map(|on| on != 0),
+                nodelay: tcp(libc::TCP_NODELAY).map(|on| on != 0),
+                keepcnt: tcp(libc::TCP_KEEPCNT).map(|count| count as u32),
+                keepidle: tcp(libc::TCP_KEEPIDLE).map(|secs| secs as u32),
+                keepintvl: tcp(libc::TCP_KEEPINTVL).map(|secs| secs as u32),
             }),
-            ..Default::default()
-        })
+            ..unconnected(descriptor, id, socket, family, TCP).map_err(fail)?
+        }))
     }
 
     /// Encodes an open connection as a socket that is not connected, which is
@@ -217,31 +176,10 @@ impl Reader<'_> {
         socket: BorrowedFd<'_>,
         family: i32,
     ) -> Result<FileEntry, Refusal> {
-        let inode = bracketed(descriptor.target.as_os_str().as_bytes(), b"socket:[");
-        let any = if family == libc::AF_INET6 { 4 } else { 1 };
-        let opts = common(socket)
+        let entry = unconnected(descriptor, id, socket, family, TCP)
             .map_err(|error| self.refuse(descriptor, format!("a TCP socket: {error}")))?;
         self.files.closed_tcp.insert(id);
-        Ok(FileEntry {
-            r#type: FdTypes::Inetsk as i32,
-            id,
-            isk: Some(InetSkEntry {
-                id,
-                ino: inode.unwrap_or(0) as u32,
-                family: family as u32,
-                r#type: libc::SOCK_STREAM as u32,
-                proto: libc::IPPROTO_TCP as u32,
-                state: TCP_CLOSE,
-                flags: descriptor.info.flags & !(libc::O_CLOEXEC as u32),
-                src_addr: vec![0; any],
-                dst_addr: vec![0; any],
-                fown: FownEntry::default(),
-                opts,
-                v6only: (family == libc::AF_INET6).then_some(false),
-                ..Default::default()
-            }),
-            ..Default::default()
-        })
+        Ok(inet(entry))
     }
 
     /// A stream socket whose peer is closed, with nothing to read: HotSpot's
@@ -281,6 +219,52 @@ impl Reader<'_> {
             ..Default::default()
         })
     }
+}
+
+/// The type and the protocol of a TCP socket.
+const TCP: (i32, i32) = (libc::SOCK_STREAM, libc::IPPROTO_TCP);
+
+fn inet(entry: InetSkEntry) -> FileEntry {
+    FileEntry {
+        r#type: FdTypes::Inetsk as i32,
+        id: entry.id,
+        isk: Some(entry),
+        ..Default::default()
+    }
+}
+
+/// Encodes an internet socket that has no address yet and no peer; `kind` is its
+/// type and its protocol.
+fn unconnected(
+    descriptor: &Descriptor,
+    id: u32,
+    socket: BorrowedFd<'_>,
+    family: i32,
+    (kind, proto): (i32, i32),
+) -> std::io::Result<InetSkEntry> {
+    let inode = bracketed(descriptor.target.as_os_str().as_bytes(), b"socket:[");
+    let is_v6 = family == libc::AF_INET6;
+    let any = vec![0; if is_v6 { 4 } else { 1 }];
+    Ok(InetSkEntry {
+        id,
+        ino: inode.unwrap_or(0) as u32,
+        family: family as u32,
+        r#type: kind as u32,
+        proto: proto as u32,
+        state: TCP_CLOSE,
+        flags: descriptor.info.flags & !(libc::O_CLOEXEC as u32),
+        src_addr: any.clone(),
+        dst_addr: any,
+        fown: FownEntry::default(),
+        opts: common(socket)?,
+        v6only: is_v6.then_some(false),
+        ..Default::default()
+    })
+}
+
+fn v6only(socket: BorrowedFd<'_>, family: i32) -> std::io::Result<Option<bool>> {
+    let ask = || socket::int_option(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
+    (family == libc::AF_INET6).then(ask).transpose().map(|only| only.map(|only| only != 0))
 }
 
 /// Reads the options that every socket has.
