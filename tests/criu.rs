@@ -356,7 +356,7 @@ fn a_session_outside_of_the_pid_namespace_is_refused_by_name() {
     run.get("/");
     quit(run);
     odd(&mut service, dir.path());
-    refused(&service, &[], " is in signal-driven mode (O_ASYNC); engine criu: criu cannot dump");
+    refused(&service, &[], "(O_ASYNC, F_SETOWN, F_SETSIG); engine criu: criu cannot dump");
 
     // The remedy that it names; what was dumped in a session of its own is
     // restored in none, too.
