@@ -194,8 +194,9 @@ impl Reader<'_> {
         kind: i32,
     ) -> Result<(), Refusal> {
         if descriptor.info.number("scm_fds") > 0 {
-            let what = "a Unix socket with descriptors in flight (SCM_RIGHTS)";
-            return Err(self.refuse(descriptor, what));
+            // On its way from one process of a server to another, perhaps.
+            let what = "is a Unix socket with descriptors in flight (SCM_RIGHTS)";
+            return Err(Refusal::passing(format!("fd {} {what}", descriptor.fd)));
         }
         let fail =
             |error: std::io::Error| self.refuse(descriptor, format!("a Unix socket: {error}"));
