@@ -162,7 +162,7 @@ pub enum CannotRestore {
     #[error("{0}: the address is in use")]
     AddressInUse(String),
     /// A step failed before the release.
-    #[error("{step}: {errno}")]
+    #[error("the restore failed at {step}: {errno}")]
     Step {
         /// The step, as the plan prints it.
         step: String,

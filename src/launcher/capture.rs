@@ -83,6 +83,8 @@ pub struct Capture<'a> {
     patience: Duration,
     herald: &'a Herald,
     status: Status,
+    /// Why the last try failed: that is said once.
+    said: String,
 }
 
 impl fmt::Debug for Capture<'_> {
@@ -101,7 +103,8 @@ impl<'a> Capture<'a> {
         herald: &'a Herald,
         status: Status,
     ) -> Self {
-        Self { parts, stage: Stage::Waiting, patience, herald, status }
+        let said = String::new();
+        Self { parts, stage: Stage::Waiting, patience, herald, status, said }
     }
 
     /// Does what is due; returns when to come back, if not only by an event.
@@ -172,6 +175,10 @@ impl<'a> Capture<'a> {
         if matches!(self.stage, Stage::Waiting | Stage::Warming | Stage::Freezing { .. }) {
             let name =
                 nix::sys::signal::Signal::try_from(signal).map_or("a signal", |s| s.as_str());
+            // What stood in the way until now may do so in every run.
+            if !self.said.is_empty() {
+                self.parts.note_refusal(&self.said);
+            }
             self.refused(&format!("{name} told it to end before it was captured"));
         }
     }
@@ -216,9 +223,14 @@ impl<'a> Capture<'a> {
             Err(refusal) => {
                 let next = Instant::now() + pause;
                 if next > deadline {
-                    self.refused(&format!("{} (for {:?})", refusal.reason, self.patience));
+                    let reason = format!("{} (for {:?})", refusal.reason, self.patience);
+                    self.parts.note_refusal(&reason);
+                    self.refused(&reason);
                 } else {
-                    self.herald.detail(&format!("not captured yet: {}", refusal.reason));
+                    if self.said != refusal.reason {
+                        self.herald.detail(&format!("not captured yet: {}", refusal.reason));
+                        self.said = refusal.reason;
+                    }
                     let pause = (pause * 2).min(PAUSES.1);
                     self.stage = Stage::Freezing { deadline, next, pause };
                 }
@@ -378,8 +390,24 @@ mod tests {
         let freezes = (0..9).map(|_| Err(Refusal::passing("busy"))).collect();
         let (diary, status) = play(script(vec![], freezes), Duration::from_millis(200));
         // At 0, 50 and 150 ms.
-        assert_eq!(diary, ["freeze", "freeze", "freeze", "release"]);
+        let noted = "refused busy (for 200ms)";
+        assert_eq!(diary, ["freeze", "freeze", "freeze", noted, "release"]);
         assert!(status.contains("busy"), "{status}");
+    }
+
+    /// `cache ls` knew nothing of a server that has connections all day.
+    #[test]
+    fn what_stood_in_the_way_until_the_end_is_noted() {
+        let herald = Herald::new(-1, None);
+        let freezes = (0..2).map(|_| Err(Refusal::passing("a connection"))).collect();
+        let parts = Box::new(script(vec![], freezes));
+        let diary = Rc::clone(&parts.diary);
+        let mut capture = Capture::new(parts, Duration::from_secs(9), &herald, Status::cold());
+        while diary.borrow().is_empty() {
+            capture.step(false);
+        }
+        capture.told_to_end(libc::SIGTERM);
+        assert_eq!(*diary.borrow(), ["freeze", "refused a connection", "release"]);
     }
 
     #[test]
