@@ -325,6 +325,7 @@ fn read_all(capture: &Capture<'_>, stopped: &[tree::Process]) -> Result<ReadStat
         state.pages.extend(written.shared);
         state.len_pages += written.len;
     }
+    files.check_strangers()?;
     let shared = files.finish(&mut state.set);
     planner::check_tree(&state.set, &state.facts)
         .map_err(|error| Refusal::lasting(error.to_string()))?;
