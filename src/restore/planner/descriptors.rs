@@ -112,7 +112,7 @@ impl Planner<'_> {
         }
         self.locks(task)?;
         self.blocking();
-        let passing = self.coredump_filter(&numbers);
+        let passing = self.own_files(&numbers);
         for fd in self.facts.closed.clone() {
             self.must(libc::SYS_close, &[value(fd)]);
         }
