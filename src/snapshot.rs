@@ -325,6 +325,7 @@ fn read_all(capture: &Capture<'_>, stopped: &[tree::Process]) -> Result<ReadStat
         state.pages.extend(written.shared);
         state.len_pages += written.len;
     }
+    files.check_strangers()?;
     let shared = files.finish(&mut state.set);
     for facts in &mut state.facts {
         facts.written.clone_from(&shared.written);

@@ -269,6 +269,8 @@ fn flags_and_scheduling_that_the_program_changed_are_set_again() {
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 os.nice(3)
 open('/proc/self/coredump_filter', 'w').write('0x7f')
+# As who offers its workers to the kernel when memory is short.
+open('/proc/self/oom_score_adj', 'w').write('77')
 open('/proc/self/timerslack_ns', 'w').write('70000')";
     let trial = Trial::python(early, LOOK);
     let waiting = trial.start(&["--refresh"]);
@@ -279,7 +281,7 @@ open('/proc/self/timerslack_ns', 'w').write('70000')";
     assert_eq!((&first["blocking"], &first["dumped"]), (&false.into(), &"0000007f".into()));
     trial.run_restored("changed");
     let now = seen(&trial);
-    for same in ["blocking", "affinity", "nice", "dumped", "slack"] {
+    for same in ["blocking", "affinity", "nice", "dumped", "oom", "slack"] {
         assert_eq!(now[same], first[same], "{same}");
     }
 }

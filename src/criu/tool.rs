@@ -6,11 +6,12 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 /// How often it is looked at.
@@ -44,6 +45,9 @@ pub enum ToolError {
 /// Runs the program in a process group of its own, with nothing to read and
 /// without an environment but `PATH` and `env`, and waits for it.
 ///
+/// What it leaves behind is ended: children of a CRIU that was killed stay
+/// stopped for ever.
+///
 /// # Errors
 /// If it cannot be started, does not succeed, or takes longer than that: then
 /// it is ended, with its children.
@@ -61,19 +65,28 @@ pub fn run<A: AsRef<OsStr>>(
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0);
     let mut child = command.spawn().map_err(ToolError::Start)?;
     let end = Instant::now() + deadline;
-    loop {
-        match child.try_wait().map_err(ToolError::Start)? {
-            Some(status) if status.success() => return Ok(Output { said: said(&mut log) }),
-            Some(status) => return Err(ToolError::Failed(complaint(&said(&mut log), status))),
-            None if Instant::now() > end => {
-                // Its children as well; it has not been waited for yet.
-                let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
-                let _ = child.wait();
-                return Err(ToolError::Deadline(deadline));
-            }
-            None => std::thread::sleep(PAUSE),
+    let in_time = loop {
+        match has_ended(&child) {
+            Ok(false) if Instant::now() > end => break Ok(false),
+            Ok(false) => std::thread::sleep(PAUSE),
+            ended => break ended,
         }
+    };
+    // Not waited for yet, so the number of its group is nobody else's.
+    let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
+    let status = child.wait().map_err(ToolError::Start)?;
+    match in_time.map_err(|errno| ToolError::Start(errno.into()))? {
+        true if status.success() => Ok(Output { said: said(&mut log) }),
+        true => Err(ToolError::Failed(complaint(&said(&mut log), status))),
+        false => Err(ToolError::Deadline(deadline)),
     }
+}
+
+/// Tells whether a child has ended; its status can still be asked for.
+fn has_ended(child: &Child) -> nix::Result<bool> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    let pid = Id::Pid(Pid::from_raw(child.id() as i32));
+    waitid(pid, flags).map(|status| status != WaitStatus::StillAlive)
 }
 
 /// Where it finds what it starts itself.
@@ -158,11 +171,28 @@ mod tests {
         assert!(
             matches!(error, ToolError::Deadline(_)) && began.elapsed() < Duration::from_secs(5)
         );
-        let pid: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+        is_ended(&file);
+    }
+
+    /// A CRIU that the kernel killed for its memory left a child that it had
+    /// stopped to try something out.
+    #[test]
+    fn one_that_is_killed_leaves_no_child() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        let script = "sleep 600 & echo $! >FILE; kill -STOP $!; kill -9 $$";
+        let script = script.replace("FILE", &file.display().to_string());
+        let error = shell(&script, Duration::from_secs(20)).unwrap_err();
+        assert_eq!(error.to_string(), "it was killed by signal 9");
+        is_ended(&file);
+    }
+
+    fn is_ended(file: &Path) {
+        let pid: i32 = std::fs::read_to_string(file).unwrap().trim().parse().unwrap();
         let end = Instant::now() + Duration::from_secs(5);
         let runs = || {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.contains(") S ") || stat.contains(") R ")
+            [") S ", ") R ", ") T "].iter().any(|state| stat.contains(state))
         };
         while runs() {
             assert!(Instant::now() < end, "the child of criu lives on");

@@ -281,10 +281,13 @@ fn compile_task(
     let mut made = family.map_or_else(BTreeMap::new, |family| family.slots().clone());
     let (kernel_areas, len_pages) = planner.memory(task, &mut numbers, &mut made)?;
     planner.signals(task)?;
-    let fd_ceiling = planner.descriptors(task, &set.file_locks, numbers, made)?;
+    let fd_ceiling = planner.descriptors(task, numbers, made)?;
     let fd_ceiling = shared.map_or(fd_ceiling, |shared| shared.first_fd + shared.count);
     let nofile = planner.process(task)?;
-    let threads = planner.threads(task)?;
+    let mut threads = planner.threads(task)?;
+    if let Some(leader) = threads.first_mut() {
+        leader.operations.extend(planner.process_locks(task));
+    }
     let mm = &task.mm;
     let auxv: Vec<u8> = mm.mm_saved_auxv.iter().flat_map(|word| word.to_le_bytes()).collect();
     let memory_map = MemoryMap {

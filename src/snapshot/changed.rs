@@ -70,6 +70,8 @@ pub fn read(
         nonblocking: Vec::new(),
         coredump_filter: coredump_filter(&pid.to_string())
             .filter(|filter| coredump_filter("self").is_some_and(|own| own != *filter)),
+        oom_score_adj: oom_score_adj(&pid.to_string())
+            .filter(|score| oom_score_adj("self").is_some_and(|own| own != *score)),
         scheduling: scheduling(pid, &asked.timer_slack, &own)?,
         ..changed
     })
@@ -111,6 +113,10 @@ fn leads(pid: i32, stat: &Stat, own: &Stat) -> Result<Leads, Refusal> {
 fn coredump_filter(pid: &str) -> Option<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/coredump_filter")).ok()?;
     u32::from_str_radix(text.trim(), 16).ok()
+}
+
+fn oom_score_adj(pid: &str) -> Option<i32> {
+    fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()?.trim().parse().ok()
 }
 
 /// Compares how each thread is scheduled: nice value and policy, which are

@@ -30,6 +30,7 @@ mod owner;
 mod pipe;
 mod regular;
 mod socket;
+mod strangers;
 mod tty;
 
 use fdinfo::Info;
@@ -85,6 +86,8 @@ pub struct Files {
     pub memory: Vec<MemoryFile>,
     /// How many of these are of processes whose memory was read already.
     pub memory_read: usize,
+    /// What others can have open only if they have it from the program.
+    nameless: strangers::Nameless,
     /// Descriptions already seen, by what they point to: the descriptor that
     /// stands for each, and its file id.
     seen: BTreeMap<PathBuf, Vec<Seen>>,
@@ -190,7 +193,10 @@ pub fn read(capture: &Capture<'_>, files: &mut Files) -> Result<(), Refusal> {
                 let id = reader.files.next_id();
                 let entry = match source {
                     Some(_) => reader.outside(descriptor, id)?,
-                    None => reader.inside(descriptor, id, descriptors)?,
+                    None => {
+                        reader.files.note_nameless(descriptor);
+                        reader.inside(descriptor, id, descriptors)?
+                    }
                 };
                 let kind = FdTypes::try_from(entry.r#type).unwrap_or(FdTypes::Und);
                 // A terminal takes another number for the path it is opened by.

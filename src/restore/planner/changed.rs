@@ -20,6 +20,9 @@ pub struct Changed {
     pub nonblocking: Vec<(RawFd, bool)>,
     /// Which memory a core dump holds (`core(5)`): a JVM adds to it.
     pub coredump_filter: Option<u32>,
+    /// How likely it is to be ended for its memory (`oom_score_adj`, `proc(5)`):
+    /// servers save their main process from that, or offer their workers.
+    pub oom_score_adj: Option<i32>,
     /// Threads that are scheduled otherwise than the caller, by id.
     pub scheduling: BTreeMap<u32, Scheduling>,
     /// What threads have set for themselves, by id; the leader also for the
@@ -140,18 +143,29 @@ impl Planner<'_> {
         }
     }
 
-    /// Plans what a core dump holds; returns the number that the file has
-    /// meanwhile. Where there is no `/proc`, it is not worth a cold start.
-    pub(super) fn coredump_filter(&mut self, numbers: &Numbers) -> Option<u32> {
-        let text = format!("{:#x}", self.facts.changed.coredump_filter?);
+    /// Plans what a process has written to files of its own in `/proc`; returns
+    /// the number that such a file has meanwhile. Where there is no `/proc`,
+    /// what a core dump holds is not worth a cold start.
+    pub(super) fn own_files(&mut self, numbers: &Numbers) -> Option<u32> {
         let fd = numbers.lowest_free();
-        let path = self.data.path(b"/proc/self/coredump_filter");
         let flags = value(libc::O_WRONLY | libc::O_CLOEXEC);
-        self.may(libc::SYS_openat, &[Arg::Value(AT_FDCWD), path, flags, value(0)]);
-        let bytes = Arg::Data(self.data.put(text.as_bytes()));
-        self.may(libc::SYS_write, &[value(fd), bytes, value(text.len())]);
-        self.may(libc::SYS_close, &[value(fd)]);
-        u32::try_from(fd).ok()
+        let filter = self.facts.changed.coredump_filter.map(|filter| format!("{filter:#x}"));
+        let score = self.facts.changed.oom_score_adj.map(|score| score.to_string());
+        let files = [
+            (&b"/proc/self/coredump_filter"[..], filter, Check::Any),
+            (b"/proc/self/oom_score_adj", score, Check::Ok),
+        ];
+        let mut passing = None;
+        for (path, text, check) in files {
+            let Some(text) = text else { continue };
+            let path = self.data.path(path);
+            self.push(libc::SYS_openat, &[Arg::Value(AT_FDCWD), path, flags, value(0)], check);
+            let bytes = Arg::Data(self.data.put(text.as_bytes()));
+            self.push(libc::SYS_write, &[value(fd), bytes, value(text.len())], check);
+            self.push(libc::SYS_close, &[value(fd)], check);
+            passing = u32::try_from(fd).ok();
+        }
+        passing
     }
 
     /// Returns what thread `tid` does to be scheduled as it was.

@@ -11,7 +11,7 @@ use crate::image::Task;
 use crate::image::proto::{
     EventpollFileEntry, FdTypes, FdinfoEntry, FileEntry, FileLockEntry, RegFileEntry,
 };
-use crate::restore::plan::{AT_FDCWD, Arg, Shared};
+use crate::restore::plan::{AT_FDCWD, Arg, Operation, Shared};
 
 mod fifos;
 mod ghosts;
@@ -78,7 +78,6 @@ impl Planner<'_> {
     pub(super) fn descriptors(
         &mut self,
         task: &Task,
-        locks: &[FileLockEntry],
         mut numbers: Numbers,
         mut made: BTreeMap<u32, i32>,
     ) -> Result<u32, PlannerError> {
@@ -116,11 +115,9 @@ impl Planner<'_> {
                 self.watches(entry.fd as i32, &epoll);
             }
         }
-        let own_lock = |lock: &&FileLockEntry| self.family.is_none() || lock.pid as u32 == task.pid;
-        let locks: Vec<FileLockEntry> = locks.iter().filter(own_lock).cloned().collect();
-        self.locks(&locks)?;
+        self.locks(task)?;
         self.blocking();
-        let passing = self.coredump_filter(&numbers);
+        let passing = self.own_files(&numbers);
         for fd in self.facts.closed.clone() {
             self.must(libc::SYS_close, &[value(fd)]);
         }
@@ -461,21 +458,22 @@ impl Planner<'_> {
         }
     }
 
-    fn locks(&mut self, locks: &[FileLockEntry]) -> Result<(), PlannerError> {
-        for lock in locks {
-            let shared = lock.r#type as i32 == libc::F_RDLCK;
+    /// The locks that are taken by way of a process's descriptors.
+    fn own_locks(&self, task: &Task) -> Vec<FileLockEntry> {
+        let is_own = |lock: &&FileLockEntry| self.family.is_none() || lock.pid as u32 == task.pid;
+        self.set.file_locks.iter().filter(is_own).cloned().collect()
+    }
+
+    /// Plans the locks of open file descriptions (`flock(2)`).
+    fn locks(&mut self, task: &Task) -> Result<(), PlannerError> {
+        for lock in self.own_locks(task) {
             match lock.flag {
                 FLOCK => {
+                    let shared = lock.r#type as i32 == libc::F_RDLCK;
                     let how = if shared { libc::LOCK_SH } else { libc::LOCK_EX } | libc::LOCK_NB;
                     self.must(libc::SYS_flock, &[value(lock.fd), value(how)]);
                 }
-                POSIX_LOCK => {
-                    // struct flock: type, whence, (padding,) start, len, pid.
-                    let head = u64::from(lock.r#type as u16);
-                    let words = [head, lock.start as u64, lock.len as u64, 0];
-                    let lock_data = self.data.words(&words);
-                    self.must(libc::SYS_fcntl, &[value(lock.fd), value(libc::F_SETLK), lock_data]);
-                }
+                POSIX_LOCK => {}
                 other => {
                     let what = format!("fd {} has a lock of kind {other}", lock.fd);
                     return Err(PlannerError::Unsupported(what));
@@ -483,6 +481,21 @@ impl Planner<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Plans the locks of the process itself (`fcntl(2)`, F_SETLK). It loses
+    /// them as soon as it closes any descriptor of the file, so this comes when
+    /// nothing is left to be closed.
+    pub(super) fn process_locks(&mut self, task: &Task) -> Vec<Operation> {
+        let mut operations = Vec::new();
+        for lock in self.own_locks(task).iter().filter(|lock| lock.flag == POSIX_LOCK) {
+            // struct flock: type, whence, (padding,) start, len, pid.
+            let head = u64::from(lock.r#type as u16);
+            let words = [head, lock.start as u64, lock.len as u64, 0];
+            let args = [value(lock.fd), value(libc::F_SETLK), self.data.words(&words)];
+            operations.push(Operation::new(libc::SYS_fcntl, &args, Check::Ok));
+        }
+        operations
     }
 }
 

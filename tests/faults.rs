@@ -1,0 +1,141 @@
+//! What once came back otherwise than it had been, found by trying to break it;
+//! each test says what it was.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use support::target::{Target, alone, dump, try_dump};
+
+mod support;
+
+const PYTHON: &str = "/usr/bin/python3";
+
+/// A Python program in a directory of its own, where it waits for `go`.
+struct Program {
+    dir: tempfile::TempDir,
+}
+
+impl Program {
+    /// Writes one; an error says what is missing here.
+    fn new(text: &str) -> Result<Self, &'static str> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err("only root may choose pids with this build of the binary");
+        }
+        if !Path::new(PYTHON).exists() {
+            return Err("there is no /usr/bin/python3");
+        }
+        let dir = support::cache();
+        let prelude = format!(
+            "import fcntl, os, socket, struct, sys, time\n\
+             HERE = {:?}\n\
+             def go():\n    while not os.path.exists(HERE + '/go'): time.sleep(0.005)\n\
+             def say(*what): print(*what, flush=True)\n",
+            dir.path().to_str().unwrap()
+        );
+        fs::write(dir.path().join("program.py"), prelude + text).unwrap();
+        Ok(Self { dir })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Starts it and waits until it has said that it is ready.
+    fn start(&self) -> Target {
+        let mut command = alone(PYTHON);
+        command.arg(self.path("program.py"));
+        let mut target = Target::start(command, &self.path("out"));
+        target.wait_until(|said| said.contains("ready"));
+        target
+    }
+
+    /// Lets it go on; returns what it has said in the end.
+    fn finish(&self, mut target: Target) -> String {
+        fs::write(self.path("go"), "").unwrap();
+        let status = target.wait();
+        fs::remove_file(self.path("go")).unwrap();
+        let said = target.said();
+        assert!(status.success(), "{status}: {said}");
+        said.rsplit_once("ready\n").map_or(said.clone(), |(_, rest)| rest.to_owned())
+    }
+
+    /// Dumps it, and compares what it says with what it says when restored.
+    fn comes_back(&self) -> String {
+        let target = self.start();
+        dump(target.pid(), &self.path("image"), &["--leave-running"]);
+        let before = self.finish(target);
+        for _ in 0..support::repetitions(3) {
+            let target = Target::restore(&self.path("image"), &self.path("restored"));
+            assert_eq!(self.finish(target), before);
+        }
+        before
+    }
+}
+
+/// A process loses its locks of a file as soon as it closes any descriptor of
+/// it, and those by which a tree's descriptions are handed over were closed
+/// after the locks had been taken.
+#[test]
+fn a_lock_of_a_process_with_children_is_held() {
+    let program = Program::new(
+        "
+file = open(HERE + '/file', 'w')
+fcntl.lockf(file, fcntl.LOCK_EX, 10, 5)
+if (child := os.fork()) == 0:
+    go()
+    for start in (0, 5):
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 5, start)
+            say('free')
+        except OSError:
+            say('locked')
+    os._exit(0)
+time.sleep(0.25)
+say('ready')
+go()
+os.waitpid(child, 0)
+",
+    );
+    match program {
+        Ok(program) => assert_eq!(program.comes_back(), "free\nlocked\n"),
+        Err(missing) => skip!("{missing}"),
+    }
+}
+
+/// A process that its parent has left is none of the tree's: it went on writing
+/// into the pipe of a program that had long ended.
+#[test]
+fn what_a_process_outside_of_the_tree_has_open_is_refused() {
+    let program = Program::new(
+        "
+reader, writer = os.pipe()
+if (child := os.fork()) == 0:
+    if os.fork() == 0:
+        go()
+        os.write(writer, b'from outside')
+    os._exit(0)
+os.waitpid(child, 0)
+time.sleep(0.25)
+say('ready')
+go()
+say(os.read(reader, 20))
+",
+    );
+    let program = match program {
+        Ok(program) => program,
+        Err(missing) => skip!("{missing}"),
+    };
+    let target = program.start();
+    let output = try_dump(target.pid(), &program.path("image"), &["--leave-running"]);
+    let said = support::stderr(&output);
+    let outside = said.split_once("is open in process ").and_then(|(_, rest)| rest.split_once(' '));
+    let outside: i32 = outside.and_then(|(pid, _)| pid.parse().ok()).expect(&said);
+    assert!(said.contains("which is not part of the program"), "{said}");
+    // When it has ended, nothing is in the way.
+    kill(Pid::from_raw(outside), Signal::SIGKILL).unwrap();
+    dump(target.pid(), &program.path("image-2"), &["--leave-running"]);
+}
