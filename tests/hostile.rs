@@ -246,6 +246,15 @@ fn calls_that_no_planner_writes_are_refused() {
         let args = [Arg::Value(pid), Arg::Value(pid), Arg::Value(signal), Arg::Data(0)];
         refused(|file| file.operations.push(operation(libc::SYS_rt_tgsigqueueinfo, &args)));
     }
+    // Signals for what comes in, to others; a watch that changes more than it sees.
+    for pid in [1, 4243] {
+        let args = [Arg::Value(3), Arg::Value(libc::F_SETOWN as u64), Arg::Value(pid)];
+        refused(|file| file.operations.push(operation(libc::SYS_fcntl, &args)));
+    }
+    let args = [Arg::Value(3), Arg::Data(0), Arg::Value(1 << 20)];
+    refused(|file| file.operations.push(operation(libc::SYS_inotify_add_watch, &args)));
+    let args = [Arg::Value(3), Arg::Value(0x5401), Arg::Value(1)];
+    refused(|file| file.operations.push(operation(libc::SYS_ioctl, &args)));
     // A pages file that is not named; sealed huge memory; a send that waits.
     let args = [Arg::Value(3), Arg::MorePages(2), Arg::Value(0), Arg::Value(4096)];
     refused(|file| file.operations.push(operation(libc::SYS_sendfile, &args)));

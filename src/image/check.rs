@@ -155,6 +155,7 @@ fn member_id(file: &FileEntry) -> Option<Option<u32>> {
         FdTypes::Eventpoll => file.epfd.as_ref().map(|member| member.id),
         FdTypes::Signalfd => file.sgfd.as_ref().map(|member| member.id),
         FdTypes::Timerfd => file.tfd.as_ref().map(|member| member.id),
+        FdTypes::Inotify => file.ify.as_ref().map(|member| member.id),
         FdTypes::Tty => file.tty.as_ref().map(|member| member.id),
         FdTypes::Ext => file.ext.as_ref().map(|member| member.id),
         FdTypes::Memfd => file.memfd.as_ref().map(|member| member.id),

@@ -24,7 +24,7 @@ pub mod format {
     include!(concat!(env!("OUT_DIR"), "/warmstart.plan.rs"));
 }
 
-pub use check::{AT_FDCWD, PARENT_DEATH};
+pub use check::{AT_FDCWD, PARENT_DEATH, SETNEXTWD};
 pub use format::kernel_area::Kind as KernelAreaKind;
 pub use format::{Clocks, GivenDescriptor, KernelArea, Kin, MemoryMap, PagesFile, Shared};
 pub use kin::MAX_SHARED;

@@ -24,6 +24,7 @@ mod deleted;
 mod epoll;
 mod fdinfo;
 mod fifo;
+mod inotify;
 mod mapped;
 mod memory;
 mod owner;
@@ -527,6 +528,7 @@ impl Reader<'_> {
                 ..base
             }),
             b"anon_inode:[eventpoll]" => epoll::entry(self.pid, descriptor, id, all),
+            b"anon_inode:inotify" => self.inotify(descriptor, id),
             b"anon_inode:[signalfd]" => Ok(FileEntry {
                 r#type: FdTypes::Signalfd as i32,
                 sgfd: Some(SignalfdEntry {

@@ -68,6 +68,8 @@ const LOST: &[(&str, &[Way], &str)] = &[
     ("cpu-time", &ALL, "nothing sets the clock of a process: it begins at zero again"),
     ("itimer-real", &[Way::FromCriu], "`criu dump` loses one that is just expiring"),
     ("eventfd-semaphore", &INTERCHANGED, "CRIU makes an ordinary eventfd of it"),
+    ("inotify-once", &[Way::ToCriu], "CRIU makes a lasting watch of it"),
+    ("inotify-waiting", &[Way::FromCriu], "`criu dump` drops events"),
     // What its images have no place for: a run with `--engine criu` and an image
     // of ours refuses it.
     ("mce-kill", &INTERCHANGED, NO_PLACE),

@@ -606,19 +606,87 @@ static void notified(void)
 {
 	fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
 	HERE(fd >= 0);
-	MUST(inotify_add_watch(fd, directory, IN_CREATE) == 1);
+	MUST(!mkdir(path("watched"), 0700));
+	MUST(inotify_add_watch(fd, path("watched"), IN_CREATE) == 1);
 }
 
 static void notified_kept(void)
 {
 	char buffer[4096];
-	while (read(fd, buffer, sizeof buffer) > 0)
-		;
-	text_file("made", "");
+	text_file("watched/made", "");
 	struct inotify_event *event = (void *)buffer;
 	TRUE(read(fd, buffer, sizeof buffer) > 0);
 	EQUAL(event->wd, 1);
 	TRUE(!strcmp(event->name, "made"));
+}
+
+/* Numbers with gaps, a file, a directory below. */
+static void notified_more(void)
+{
+	fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	HERE(fd >= 0);
+	MUST(!mkdir(path("below"), 0700));
+	text_file("below/file", "x");
+	char drop[64];
+	for (int i = 1; i < 6; i++) {
+		MUST(inotify_add_watch(fd, directory, IN_OPEN) == i);
+		MUST(!inotify_rm_watch(fd, i) && read(fd, drop, sizeof drop) == 16);
+	}
+	MUST(inotify_add_watch(fd, path("below/file"), IN_ATTRIB) == 6);
+	MUST(inotify_add_watch(fd, path("below"), IN_CREATE | IN_EXCL_UNLINK) == 7);
+	MUST(inotify_add_watch(fd, "/", IN_DELETE_SELF) == 8);
+	MUST(!inotify_rm_watch(fd, 7) && read(fd, drop, sizeof drop) == 16);
+	MUST(inotify_add_watch(fd, path("below"), IN_CREATE | IN_EXCL_UNLINK) == 9);
+}
+
+static void notified_more_kept(void)
+{
+	char buffer[400];
+	struct inotify_event *event = (void *)buffer;
+	TRUE(!chmod(path("below/file"), 0600));
+	EQUAL(read(fd, buffer, sizeof buffer), sizeof *event);
+	EQUAL(event->wd, 6);
+	EQUAL(event->mask, IN_ATTRIB);
+	text_file("below/new", "");
+	TRUE(read(fd, buffer, sizeof buffer) > 0);
+	EQUAL(event->wd, 9);
+	TRUE(!strcmp(event->name, "new"));
+	EQUAL(inotify_add_watch(fd, directory, IN_DELETE_SELF), 10);
+}
+
+/* For one event. */
+static void notified_once(void)
+{
+	fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	HERE(fd >= 0);
+	text_file("file", "x");
+	MUST(inotify_add_watch(fd, path("file"), IN_MODIFY | IN_ONESHOT) == 1);
+}
+
+static void notified_once_kept(void)
+{
+	struct inotify_event event = {0};
+	text_file("file", "more");
+	EQUAL(read(fd, &event, sizeof event), sizeof event);
+	EQUAL(event.mask, IN_MODIFY);
+	EQUAL(read(fd, &event, sizeof event), sizeof event);
+	EQUAL(event.mask, IN_IGNORED);
+	TRUE(read(fd, &event, sizeof event) < 0 && errno == EAGAIN);
+}
+
+/* Of what was told nobody has read yet. */
+static void notified_waiting(void)
+{
+	notified();
+	text_file("watched/early", "");
+}
+
+static void notified_waiting_kept(void)
+{
+	char buffer[400];
+	struct inotify_event *event = (void *)buffer;
+	TRUE(read(fd, buffer, sizeof buffer) > 0);
+	TRUE(!strcmp(event->name, "early"));
 }
 
 static void flocked(void)
@@ -879,6 +947,9 @@ static const struct feature features[] = {
 	{"epoll-closed", "epoll that watches a closed duplicate", epoll_closed, epoll_closed_kept},
 	{"epoll-waited", "a thread in epoll_wait", epoll_waited, epoll_waited_kept},
 	{"inotify", "inotify", notified, notified_kept},
+	{"inotify-watches", "inotify that watches several", notified_more, notified_more_kept},
+	{"inotify-once", "inotify that watches for one event", notified_once, notified_once_kept},
+	{"inotify-waiting", "inotify with events", notified_waiting, notified_waiting_kept},
 	{"fanotify", "fanotify", fanotified, there},
 	{"flock", "lock of flock", flocked, flocked_kept},
 	{"posix-lock", "POSIX lock", posix_locked, posix_locked_kept},

@@ -105,6 +105,12 @@ pub const PARENT_DEATH: [u64; 5] = [
 ];
 /// What waits in a socket is sent without waiting.
 const SEND: u64 = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u64;
+/// Every event, and the two settings that the kernel tells of a watch
+/// (`inotify(7)`).
+const WATCH: u64 = (libc::IN_ALL_EVENTS | libc::IN_EXCL_UNLINK | libc::IN_ONESHOT) as u64;
+/// `INOTIFY_IOC_SETNEXTWD`: the number that the next watch gets (Linux 4.16,
+/// `linux/inotify.h`).
+pub const SETNEXTWD: u64 = 0x4004_4900;
 const PR_MCE_KILL: u64 = libc::PR_MCE_KILL as u64;
 const PR_SET_NAME: u64 = libc::PR_SET_NAME as u64;
 const SETLK: u64 = libc::F_SETLK as u64;
@@ -158,6 +164,7 @@ fn signature(number: i64, selector: u64) -> Option<&'static [Kind]> {
         libc::SYS_fcntl if selector == SETLK => &[Fd, OneOf(&[SETLK]), Struct(32)],
         libc::SYS_fcntl if selector == SETOWN => &[Fd, OneOf(&[SETOWN]), Relative],
         libc::SYS_fcntl => &[Fd, OneOf(SETTERS), Small],
+        libc::SYS_ioctl if selector == SETNEXTWD => &[Fd, OneOf(&[SETNEXTWD]), Small],
         libc::SYS_ioctl => &[Fd, OneOf(&[libc::FIONBIO]), Struct(4)],
         libc::SYS_setpgid => &[Zero, Zero],
         libc::SYS_setsid => &[],
@@ -167,6 +174,8 @@ fn signature(number: i64, selector: u64) -> Option<&'static [Kind]> {
         libc::SYS_eventfd2 => &[Small, Small],
         libc::SYS_epoll_create1 | libc::SYS_umask | libc::SYS_personality => &[Small],
         libc::SYS_epoll_ctl => &[Fd, OneOf(&[1]), Fd, Struct(12)],
+        libc::SYS_inotify_init1 => &[Small],
+        libc::SYS_inotify_add_watch => &[Fd, Path, Flags(0, WATCH)],
         libc::SYS_timerfd_create => &[Small, Small],
         libc::SYS_timerfd_settime => &[Fd, Small, Struct(32), Zero],
         libc::SYS_signalfd4 => &[OneOf(&[u64::MAX]), Struct(8), OneOf(&[8]), Small],
@@ -344,7 +353,8 @@ impl Examined<'_> {
 
     fn operation(&self, operation: &Operation) -> Result<(), String> {
         let number = i64::from(operation.number);
-        let selector = if number == libc::SYS_fcntl { 1 } else { 0 };
+        let commanded = [libc::SYS_fcntl, libc::SYS_ioctl].contains(&number);
+        let selector = if commanded { 1 } else { 0 };
         let selector = match operation.arg(selector) {
             Arg::Value(value) => value,
             _ => 0,

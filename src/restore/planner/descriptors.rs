@@ -15,6 +15,7 @@ use crate::restore::plan::{AT_FDCWD, Arg, Operation, Shared};
 
 mod fifos;
 mod ghosts;
+mod inotify;
 mod owners;
 mod sockets;
 mod unix;
@@ -108,11 +109,16 @@ impl Planner<'_> {
         self.owners(task, &own_made)?;
         let mut watched = BTreeSet::new();
         for entry in &own {
-            let Some(epoll) = self.file(entry.id)?.epfd.clone() else { continue };
             let elsewhere =
                 self.family.is_some_and(|family| family.watches_elsewhere(entry.id, task));
-            if !elsewhere && watched.insert(entry.id) {
+            if elsewhere || !watched.insert(entry.id) {
+                continue;
+            }
+            let file = self.file(entry.id)?;
+            if let Some(epoll) = file.epfd.clone() {
                 self.watches(entry.fd as i32, &epoll);
+            } else if let Some(inotify) = file.ify.clone() {
+                self.inotify(entry.fd as i32, &inotify)?;
             }
         }
         self.locks(task)?;
@@ -268,6 +274,12 @@ impl Planner<'_> {
                 Ok(())
             }
             FdTypes::Pipe => self.pipe(&file, target, all, made, numbers),
+            FdTypes::Inotify => {
+                let inotify = file.ify.as_ref().ok_or_else(|| unsupported("an empty inotify"))?;
+                let flags = value(nonblock(inotify.flags) | target.flag() as u32);
+                self.create(libc::SYS_inotify_init1, &[flags], target, numbers);
+                Ok(())
+            }
             FdTypes::Fifo => self.fifo(&file, target, numbers),
             FdTypes::Inetsk => self.inet_socket(&file, target, numbers),
             FdTypes::Unixsk => self.unix_socket(&file, target, all, made, numbers),

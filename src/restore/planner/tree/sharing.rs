@@ -9,12 +9,13 @@ use crate::image::{Set, Task, vma_status};
 use crate::restore::plan::MAX_SHARED;
 
 /// What the root can make for all.
-const HANDED_OVER: [FdTypes; 10] = [
+const HANDED_OVER: [FdTypes; 11] = [
     FdTypes::Reg,
     FdTypes::Fifo,
     FdTypes::Pipe,
     FdTypes::Eventfd,
     FdTypes::Eventpoll,
+    FdTypes::Inotify,
     FdTypes::Signalfd,
     FdTypes::Timerfd,
     FdTypes::Inetsk,
@@ -31,7 +32,8 @@ pub(super) struct Sharing {
     pub(super) slots: BTreeMap<u32, i32>,
     /// Those that nobody has open: they are mapped.
     pub(super) only_mapped: BTreeSet<u32>,
-    /// Who registers what a shared epoll instance watches, by its id.
+    /// Who registers what a shared instance of epoll or inotify watches, by its
+    /// id.
     pub(super) watchers: BTreeMap<u32, u32>,
 }
 
@@ -89,7 +91,13 @@ impl Sharing {
         };
         let is_shared = |id: &u32, pids: &BTreeSet<u32>| {
             let behind = object(*id).and_then(|object| behind.get(&object));
-            pids.len() > 1 || behind.is_some_and(|pids| pids.len() > 1) || is_peer(id)
+            // Only the root can name another process as an owner.
+            let owner =
+                files.get(id).and_then(|file| file.usk.as_ref()).map_or(0, |it| it.fown.pid);
+            pids.len() > 1
+                || behind.is_some_and(|pids| pids.len() > 1)
+                || is_peer(id)
+                || owner != 0 && !pids.contains(&owner)
         };
         users.retain(|id, pids| is_shared(id, pids));
         check(set, &users, &files, living.len(), facts)?;
@@ -102,7 +110,7 @@ impl Sharing {
             if !open.contains(&id) {
                 sharing.only_mapped.insert(id);
             }
-            if files.get(&id).is_some_and(|file| file.epfd.is_some()) {
+            if files.get(&id).is_some_and(|file| file.epfd.is_some() || file.ify.is_some()) {
                 // The first in the order of the image has read it.
                 let holds = |task: &&&Task| task.fdinfo.iter().any(|entry| entry.id == id);
                 let first = living.iter().find(holds).map_or(0, |task| task.pid);
