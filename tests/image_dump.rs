@@ -27,7 +27,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("child-memory", "in its parent's memory"),
     ("child-fds", "share a table of descriptors"),
     ("child-cwd", "share their directories"),
-    ("child-shares", "share memory (at 0x"),
     ("child-socket", "share an open file of kind UNIXSK"),
     ("child-signal", "whose end gives signal 10"),
     ("child-group", "whose leader has ended"),

@@ -168,10 +168,6 @@ static void start(const char *kind)
 		int pair[2];
 		MUST(!socketpair(AF_UNIX, SOCK_STREAM, 0, pair) && !close(pair[1]));
 		MUST(child(SIGCHLD) > 0);
-	} else if (!strcmp(kind, "child-shares")) {
-		MUST(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) !=
-		     MAP_FAILED);
-		MUST(child(SIGCHLD) > 0);
 	} else if (!strcmp(kind, "child-group")) {
 		/* In the group of a process that is gone. */
 		pid_t leader = fork();
