@@ -175,7 +175,7 @@ pub fn large_sample() -> Set {
             ..simple(16, FdTypes::Ext)
         },
         // A type without a schema of ours.
-        simple(17, FdTypes::Inotify),
+        simple(17, FdTypes::Fanotify),
     ]);
     let fdinfo = (9..).zip(&set.files[8..]).map(|(fd, file)| FdinfoEntry {
         id: file.id,
