@@ -115,7 +115,7 @@ impl Planner<'_> {
         let locks: Vec<FileLockEntry> = locks.iter().filter(own_lock).cloned().collect();
         self.locks(&locks)?;
         self.blocking();
-        let passing = self.coredump_filter(&numbers);
+        let passing = self.files_of_its_own(&numbers);
         for fd in self.facts.closed.clone() {
             self.must(libc::SYS_close, &[value(fd)]);
         }
