@@ -198,7 +198,7 @@ impl<'a> Bench<'a> {
         // A signal of a timer may just be on its way, or the machine be busy,
         // but not each time.
         // Nor is a child young for long.
-        for pause in [5, 5, 50, 200, 300] {
+        for pause in [5, 5, 50, 200, 300, 7, 13, 23, 37, 61, 97] {
             let mut command = alone(support::binary());
             command.args(["image", "dump", &pid.to_string(), "-o"]).arg(self.path("image"));
             let (status, said) = self.tool(command, "dump")?;
