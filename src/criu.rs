@@ -24,6 +24,7 @@ pub mod family;
 pub mod record;
 pub mod tool;
 pub mod trust;
+pub mod wiped;
 mod wire;
 
 /// The first version that works with today's kernels: 4.1 fails on every

@@ -174,6 +174,15 @@ pub enum GhostContent {
     Chunks(Vec<Queued<GhostChunkEntry>>),
 }
 
+/// `MAP_DROPPABLE` (Linux 6.11), a type of mapping beside MAP_PRIVATE.
+pub const MAP_DROPPABLE: u32 = 8;
+
+/// Tells whether the kernel clears an area in every child: no two copies are to
+/// have its content alike (`madvise(2)`, MADV_WIPEONFORK).
+pub fn is_wiped(vma: &proto::VmaEntry) -> bool {
+    vma.flags & MAP_DROPPABLE != 0 || vma.madv.unwrap_or(0) & 1 << libc::MADV_WIPEONFORK != 0
+}
+
 impl Set {
     /// Writes the files of the set, owner-only, into an existing directory
     /// that holds none of them yet. The pages are not written, nothing is
@@ -193,6 +202,19 @@ impl Set {
     /// 47 bits of a program, pages lie in mappings.
     pub fn check(&self) -> Result<(), ImageError> {
         check::check(self)
+    }
+
+    /// Marks an image that CRIU is not to restore, since it would lose something:
+    /// it takes no image of that version.
+    pub fn mark_native_only(&mut self, what: String) {
+        self.inventory.img_version = kind::NATIVE_VERSION;
+        self.inventory.native_only = Some(what);
+    }
+
+    /// Names what CRIU would lose of an image that is marked so.
+    pub fn native_only(&self) -> Option<&str> {
+        let what = || self.inventory.native_only.as_deref().unwrap_or("what only its plan holds");
+        (self.inventory.img_version == kind::NATIVE_VERSION).then(what)
     }
 
     /// Returns the pagemaps of all tasks and of shared memory.

@@ -25,12 +25,15 @@ pub mod criu;
 mod encode;
 mod files;
 mod memory;
+mod numa;
 mod process;
+mod semaphores;
 mod shared;
 mod signals;
 mod threads;
 mod tree;
 mod unheld;
+pub mod unseen;
 mod vmas;
 
 /// What happens to the program once its state is read.
@@ -254,11 +257,18 @@ pub fn freeze(capture: &Capture<'_>) -> Result<Frozen, Refusal> {
         Children::Captured => tree::check(capture.pid)?,
         Children::Refused => process::check_children(capture.pid)?,
     }
-    // With this thread ends every trace that an error leaves ([`Group::stop`]).
+    on_a_tracing_thread(|| freeze_here(capture))
+}
+
+/// Traces on a thread with which every trace ends that an error leaves
+/// ([`Group::stop`]).
+fn on_a_tracing_thread<T: Send>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send,
+) -> Result<T, Refusal> {
     std::thread::scope(|scope| {
         let tracer = std::thread::Builder::new().name("warmstart-trace".into());
         let tracer = tracer
-            .spawn_scoped(scope, || freeze_here(capture))
+            .spawn_scoped(scope, work)
             .map_err(|error| Refusal::passing(format!("no thread to trace with: {error}")))?;
         tracer.join().unwrap_or_else(|_| Err(Refusal::lasting("reading the program failed")))
     })
@@ -335,6 +345,9 @@ fn read_all(capture: &Capture<'_>, stopped: &[tree::Process]) -> Result<ReadStat
     }
     planner::check_tree(&state.set, &state.facts)
         .map_err(|error| Refusal::lasting(error.to_string()))?;
+    if let Some(what) = unseen::without_place(&state.set, &state.facts) {
+        state.set.mark_native_only(what);
+    }
     state.dependencies = shared.dependencies;
     Ok(state)
 }
@@ -365,7 +378,8 @@ fn read(
     let locked = attributes::locked_kib(capture.pid)?;
     let scratch = Scratch::map(&mut remote, capture.pid)?;
     let locks_future = attributes::locked_kib(capture.pid)? > locked;
-    let calls = by_calls(group, remote, &scratch, gate, place);
+    let pids: Vec<i32> = stopped.iter().filter_map(tree::Process::group).map(Group::pid).collect();
+    let calls = by_calls(group, remote, &scratch, gate, place, &pids);
     // Before anything can fail, and before the areas are listed: the page was
     // never there.
     let mut remote = Remote::borrow(group.leader(), gate)?;
@@ -373,9 +387,8 @@ fn read(
     drop(remote);
     let (task, mm, threads, mut asked) = calls?;
     asked.locks_future = locks_future;
-    let path = format!("/proc/{}/smaps", capture.pid);
-    let smaps = fs::read(&path).map_err(|error| Refusal::passing(format!("{path}: {error}")))?;
-    let mut vmas = vmas::parse(&smaps, PAGES_FILE)?;
+    let mut vmas = vmas::parse(&vmas::read(capture.pid)?, PAGES_FILE)?;
+    numa::check_memory(capture.pid)?;
     // Only now: until its calls are made, a timer that runs on stands in the
     // way of the snapshot as soon as it expires.
     files.survey(stopped.iter().filter_map(tree::Process::group).map(Group::pid))?;
@@ -428,6 +441,7 @@ fn by_calls(
     scratch: &Scratch,
     gate: u64,
     place: encode::Place,
+    pids: &[i32],
 ) -> Result<ByCalls, Refusal> {
     let mut task = process::read(group, &mut remote, scratch)?;
     let death_signal = match group.pid() == place.root {
@@ -449,6 +463,7 @@ fn by_calls(
         core.pdeath_sig = death_signal;
     }
     unheld::check(group, gate, scratch)?;
+    semaphores::check(group, pids)?;
     task.signals_s = signals::of_process(group, &threads)?;
     if let Some(timers) = &mut task.timers {
         signals::settle_timers(timers, task.signals_s.as_ref(), group.pid())?;
@@ -473,6 +488,11 @@ fn finish(after: After, group: &Group) -> Result<(), Refusal> {
 }
 
 impl Frozen {
+    /// Names what of the program CRIU's images have no place for.
+    pub fn without_place(&self) -> Option<String> {
+        unseen::without_place(&self.set, &self.facts)
+    }
+
     /// Writes the image set and the plan, and syncs them.
     pub fn write(self) -> Result<Snapshot, Refusal> {
         let plans = planner::compile_all(&self.set, &self.facts)

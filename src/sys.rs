@@ -24,6 +24,8 @@ pub mod namespaces;
 pub mod pidfd;
 pub mod process;
 pub mod ptrace;
+pub mod scheduling;
+pub mod semaphores;
 pub mod signals;
 pub mod socket;
 pub mod start;

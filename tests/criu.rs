@@ -32,6 +32,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = f"{os.getpid()} {secrets.token_hex(16)}"
         if self.path == "/in":
             body = sys.stdin.readline()
+        if self.path == "/own":
+            body = f"{KEY[0]} {open('/proc/self/coredump_filter').read()}"
         body = body.encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
@@ -285,12 +287,18 @@ fn the_capability_is_for_the_recorded_criu_alone() {
     same_pid_other_secret(&first, &run("restored", "namespace".into()));
 }
 
-/// Gives the server a pipe in signal-driven mode, which native refuses.
-fn odd(service: &mut Service<'_>, dir: &Path) {
-    let script = dir.join("odd.py");
-    let odd = "import os, fcntl\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, os.getpid())\n\
-               fcntl.fcntl(r, fcntl.F_SETFL, fcntl.fcntl(r, fcntl.F_GETFL) | os.O_ASYNC)\n";
-    fs::write(&script, format!("{odd}{SERVER}")).unwrap();
+/// A pipe in signal-driven mode, which native refuses and CRIU carries.
+const ODD: &str = "import os, fcntl\nr, w = os.pipe()\n\
+                   fcntl.fcntl(r, fcntl.F_SETOWN, os.getpid())\n\
+                   fcntl.fcntl(r, fcntl.F_SETFL, fcntl.fcntl(r, fcntl.F_GETFL) | os.O_ASYNC)\n";
+/// An eventfd that is a semaphore, of which CRIU makes an ordinary one; Python
+/// has a call for it only since 3.10.
+const SEMAPHORE: &str = "import ctypes\nctypes.CDLL(None).eventfd(3, 1)\n";
+
+/// Has the server do something before anything else.
+fn prepared(service: &mut Service<'_>, dir: &Path, first: &str) {
+    let script = dir.join("prepared.py");
+    fs::write(&script, format!("{first}{SERVER}")).unwrap();
     service.argv[1] = script.into_os_string();
 }
 
@@ -301,7 +309,7 @@ fn auto_takes_criu_for_what_native_refuses() {
     need!(root());
     let dir = support::cache();
     let mut service = python(&criu, dir.path());
-    odd(&mut service, dir.path());
+    prepared(&mut service, dir.path(), ODD);
     let mut first = service.capture(&[]);
     first.get("/");
     first.end();
@@ -315,6 +323,95 @@ fn auto_takes_criu_for_what_native_refuses() {
     service.env[0].1 = criu.to_str().unwrap().into();
     cold(&service, &["--engine", "native", "--no-capture"], "--engine native");
     restored(&service, &[], &["set-tid", "namespace"]).0.end();
+}
+
+/// What `criu dump` would lose is refused in every engine, by what it is.
+#[test]
+fn what_criu_would_lose_is_refused_before_it_is_asked() {
+    let criu = need!(criu());
+    need!(root());
+    let dir = support::cache();
+    let mut service = python(&criu, dir.path());
+    let refused = |service: &Service<'_>, options: &[&str]| {
+        let mut run = service.start(options);
+        let first = run.wait_status(|_| true);
+        let status = run.wait_status(|status| *status != first);
+        assert_eq!(status["outcome"], "cold", "{status}");
+        run.get("/");
+        run.end();
+        status["reason"].as_str().unwrap_or_default().to_owned()
+    };
+    const LOST: &str = "engine criu: it would lose that fd 3 is an eventfd that is a semaphore";
+    prepared(&mut service, dir.path(), SEMAPHORE);
+    let reason = refused(&service, &CRIU);
+    assert!(reason.starts_with(LOST), "{reason}");
+    // Native carries it; but not with what it refuses for itself.
+    service.capture(&[]).end();
+    prepared(&mut service, dir.path(), &format!("{SEMAPHORE}{ODD}"));
+    let reason = refused(&service, &[]);
+    assert!(reason.starts_with("fd 4 is in signal-driven mode (O_ASYNC); "), "{reason}");
+    assert!(reason.contains(LOST), "{reason}");
+}
+
+/// An image of ours says what CRIU would lose of it, and CRIU does not take it.
+#[test]
+fn an_image_of_which_criu_would_lose_something_is_not_for_it() {
+    let criu = need!(criu());
+    need!(root());
+    let dir = support::cache();
+    let image = dir.path().join("image");
+    let script = format!("{SEMAPHORE}import time\nprint('up', flush=True)\ntime.sleep(600)");
+    let mut command = alone("/usr/bin/python3");
+    command.args(["-c", &script]);
+    let mut target = Target::start(command, &dir.path().join("out"));
+    target.wait_until(|said| said.contains("up"));
+    dump(target.pid(), &image, &[]);
+    target.wait();
+    let ours = |words: &[&str]| {
+        let mut command = alone(support::binary());
+        command.arg("image").args(words).arg(&image).env("WARMSTART_CRIU", &criu);
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    let shown = support::stdout(&ours(&["show"]));
+    assert!(shown.contains("img_version: 3"), "{shown}");
+    assert!(shown.contains("native_only: an eventfd that is a semaphore"), "{shown}");
+    let output = ours(&["restore", "--engine", "criu"]);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("CRIU would lose an eventfd that is a semaphore"), "{said}");
+    let mut command = Command::new(&criu);
+    command.args(["restore", "--shell-job", "-o", "log", "-D"]).arg(&image);
+    assert!(!command.output().unwrap().status.success());
+    let log = fs::read_to_string(image.join("log")).unwrap();
+    assert!(log.contains("Not supported images version 3"), "{log}");
+    // Nor can another plan be made of it.
+    fs::remove_file(image.join("plan")).unwrap();
+    let said = stderr(&ours(&["restore"]));
+    assert!(said.contains("its plan is gone, and nothing else holds an eventfd"), "{said}");
+}
+
+/// What CRIU keeps and is not to, and what it does not keep: a key that no two
+/// copies may have alike, and what a core dump holds, which every JVM changes.
+#[test]
+fn keys_are_wiped_and_the_filter_of_core_dumps_is_set_again() {
+    const OWN: &str = "import mmap\n\
+        KEY = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n\
+        KEY.madvise(18)\nKEY[0] = 77\n\
+        with open('/proc/self/coredump_filter', 'w') as filter: filter.write('0x7f')\n";
+    let criu = need!(criu());
+    need!(root());
+    let dir = support::cache();
+    let mut service = python(&criu, dir.path());
+    prepared(&mut service, dir.path(), OWN);
+    let mut first = service.capture(&CRIU);
+    assert_eq!(first.get("/own").trim(), "77 0000007f");
+    first.end();
+    for pids in ["auto", "namespace"] {
+        let options = [&CRIU[..], &["--pids", pids]].concat();
+        let (mut run, _) = restored(&service, &options, &["set-tid", "namespace"]);
+        assert_eq!(run.get("/own").trim(), "0 0000007f");
+        run.end();
+    }
 }
 
 /// `unshare -pf` begins no session: the program's is 0, in which CRIU dumps
@@ -355,7 +452,7 @@ fn a_session_outside_of_the_pid_namespace_is_refused_by_name() {
     assert_eq!((&status["outcome"], &status["engine"]), (&"restored".into(), &"native".into()));
     run.get("/");
     quit(run);
-    odd(&mut service, dir.path());
+    prepared(&mut service, dir.path(), ODD);
     refused(&service, &[], "(O_ASYNC, F_SETOWN, F_SETSIG); engine criu: criu cannot dump");
 
     // The remedy that it names; what was dumped in a session of its own is

@@ -42,6 +42,10 @@ pub struct Record {
     pub clocks: (u64, u64),
     /// The length of all page files, in bytes.
     pub len_pages: u64,
+    /// Which memory a core dump holds (`core(5)`), of processes that have changed
+    /// that, by pid: a JVM does, and CRIU does not look at it.
+    #[serde(default)]
+    pub coredump_filters: Vec<(i32, u32)>,
 }
 
 /// A file that a restore makes.
@@ -141,6 +145,7 @@ mod tests {
             boot_id: "b".into(),
             clocks: (u64::MAX, 1),
             len_pages: 4096,
+            coredump_filters: vec![(5, 0x7f)],
         };
         record.write(dir.path()).unwrap();
         assert_eq!(Record::read(dir.path()).unwrap(), Some(record.clone()));

@@ -68,7 +68,7 @@ pub(super) fn require(holds: bool, file: &str, what: impl FnOnce() -> String) ->
 
 fn inventory(set: &Set) -> Checked {
     let name = kind::INVENTORY.file();
-    require(set.inventory.img_version == kind::IMAGE_VERSION, &name, || {
+    require(kind::is_known(set.inventory.img_version), &name, || {
         format!("version {} is not supported", set.inventory.img_version)
     })?;
     require(set.inventory.fdinfo_per_id == Some(true), &name, || {

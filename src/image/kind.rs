@@ -12,6 +12,15 @@ pub(super) const COMMON_MAGIC: u32 = 0x5456_4319;
 /// The `img_version` of an inventory that says so.
 pub(super) const IMAGE_VERSION: u32 = 2;
 
+/// The `img_version` of an image of ours with state that CRIU's format has no
+/// place for: CRIU takes no such version, and so does not lose it.
+pub(super) const NATIVE_VERSION: u32 = 3;
+
+/// Tells whether an inventory's version is one that is read here.
+pub(super) fn is_known(version: u32) -> bool {
+    [IMAGE_VERSION, NATIVE_VERSION].contains(&version)
+}
+
 /// What distinguishes one kind of file from another.
 #[derive(Debug)]
 pub(super) struct Kind {

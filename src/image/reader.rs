@@ -52,7 +52,7 @@ pub(super) fn read(dir: &Path) -> Result<Set, ImageError> {
 
 fn check_version(inventory: &InventoryEntry) -> Result<(), ImageError> {
     let name = kind::INVENTORY.file();
-    if inventory.img_version != kind::IMAGE_VERSION {
+    if !kind::is_known(inventory.img_version) {
         let what = format!("version {} is not supported", inventory.img_version);
         return Err(ImageError::new(&name, what));
     }

@@ -107,6 +107,11 @@ pub fn criu(request: &Request<'_>, criu: &Criu) -> Result<Restored, CannotRestor
 /// brings everything back by itself, 0, 1 and 2 too.
 fn plain(dir: &Path, criu: &Criu) -> Result<Record, CannotRestore> {
     let set = Set::read(dir).map_err(|error| unusable(error.to_string()))?;
+    if let Some(what) = set.native_only() {
+        return Err(unusable(format!(
+            "CRIU would lose {what}: only the native engine restores it"
+        )));
+    }
     let first = set.pstree.first().ok_or_else(|| unusable("the image is empty"))?;
     let ns = |time: &Timespec| time.tv_sec.saturating_mul(1_000_000_000) + time.tv_nsec;
     let clocks = set.timens.as_ref();
@@ -126,6 +131,7 @@ fn plain(dir: &Path, criu: &Criu) -> Result<Record, CannotRestore> {
         boot_id: crate::fingerprint::boot_id(),
         clocks,
         len_pages: len_pages.sum(),
+        coredump_filters: Vec::new(),
     })
 }
 
@@ -394,12 +400,29 @@ fn release(
     let all = family::tree(program);
     for pid in &all {
         check_rights(*pid, is_inside)?;
+        set_coredump_filter(*pid, record)?;
     }
     // Children first: what their parent finds is awake.
     for pid in all.iter().rev() {
         let _ = kill(Pid::from_raw(*pid), Signal::SIGCONT);
     }
     Ok(program)
+}
+
+/// Sets which memory a core dump of a process holds, which is in no image.
+fn set_coredump_filter(pid: i32, record: &Record) -> Result<(), CannotRestore> {
+    if record.coredump_filters.is_empty() {
+        return Ok(());
+    }
+    // What it is called in its own namespace.
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let own = ids.and_then(|ids| ids.split_ascii_whitespace().last()?.parse().ok()).unwrap_or(pid);
+    let Some((_, filter)) = record.coredump_filters.iter().find(|(known, _)| *known == own) else {
+        return Ok(());
+    };
+    let path = format!("/proc/{pid}/coredump_filter");
+    fs::write(&path, format!("{filter:#x}")).map_err(|error| unusable(format!("{path}: {error}")))
 }
 
 /// Refuses a process that may do what a cold start would not have allowed it:

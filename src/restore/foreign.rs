@@ -22,7 +22,7 @@ use super::planner::{
     self, Changed, Facts, Given, Leads, PageMode, PlannerError, Policy, Scheduling, Source, Written,
 };
 use crate::image::proto::{FdTypes, PagemapEntry, RegFileEntry};
-use crate::image::{ImageError, PAGE_SIZE, PAGES_FILE, Set, Task, vma_status};
+use crate::image::{ImageError, MAP_DROPPABLE, PAGE_SIZE, PAGES_FILE, Set, Task, vma_status};
 use crate::sys::{auxv, limits};
 
 mod refusals;
@@ -39,6 +39,9 @@ pub enum ForeignError {
     /// The native engine cannot carry something in it.
     #[error("{0} (the native engine cannot carry it; --engine criu may)")]
     Refused(String),
+    /// What only the plan holds that it was made with.
+    #[error("its plan is gone, and nothing else holds {0}")]
+    NoPlan(String),
     /// The planner could not.
     #[error("compiling the plan: {0}")]
     Planner(#[from] PlannerError),
@@ -123,6 +126,9 @@ fn digest(dir: &Path) -> io::Result<String> {
 fn read(dir: &Path) -> Result<(Set, Facts), ForeignError> {
     let mut set = Set::read(dir)?;
     set.check()?;
+    if let Some(what) = set.native_only() {
+        return Err(ForeignError::NoPlan(what.into()));
+    }
     refusals::check(&set).map_err(refused)?;
     set.tasks.iter_mut().for_each(split_runs);
     check_vdso(dir, &set)?;
@@ -132,6 +138,15 @@ fn read(dir: &Path) -> Result<(Set, Facts), ForeignError> {
     let [task] = &mut set.tasks[..] else {
         return Err(refused(format!("an image of {} processes", set.tasks.len())));
     };
+    for vma in &mut task.mm.vmas {
+        // Otherwise an area of a type that has no content to bring back: what it
+        // means for copies is kept.
+        if vma.flags & MAP_DROPPABLE != 0 {
+            vma.flags = vma.flags & !MAP_DROPPABLE | libc::MAP_PRIVATE as u32;
+            let advice = 1 << libc::MADV_WIPEONFORK | 1 << libc::MADV_DONTDUMP;
+            vma.madv = Some(vma.madv.unwrap_or(0) | advice);
+        }
+    }
     // Listed as areas, which they are not.
     let mut guards = Vec::new();
     task.mm.vmas.retain(|vma| {
@@ -140,6 +155,17 @@ fn read(dir: &Path) -> Result<(Set, Facts), ForeignError> {
         !is_guard
     });
     let mut changed = Changed { leads: leads(&set.pstree[0]), ..Changed::default() };
+    let tc = task.threads.first_mut().and_then(|leader| leader.core.tc.as_mut());
+    if let Some(tc) = tc {
+        changed.oom_score = tc.oom_score_adj.filter(|score| *score != own_oom_score());
+        // One whose signal waited when CRIU looked has no time left: the kernel
+        // arms a repeated one again when that is delivered.
+        if let Some(timers) = &mut tc.timers
+            && (timers.real.vsec, timers.real.vusec) == (0, 0)
+        {
+            (timers.real.vsec, timers.real.vusec) = (timers.real.isec, timers.real.iusec);
+        }
+    }
     for thread in &mut task.threads {
         let nice = thread.core.thread_core.as_ref().and_then(|core| core.sched_nice);
         if let Some(nice) = nice.filter(|nice| *nice != 0) {
@@ -200,6 +226,11 @@ fn with_pages(entry: &PagemapEntry, vaddr: u64, pages: u64) -> PagemapEntry {
 
 fn own_limits() -> Vec<(u64, u64)> {
     (0..limits::COUNT).map(|resource| limits::get(0, resource).unwrap_or_default()).collect()
+}
+
+fn own_oom_score() -> i32 {
+    let text = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
 }
 
 fn own_personality() -> u32 {

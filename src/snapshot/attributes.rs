@@ -66,6 +66,12 @@ pub fn of_thread(
     Ok(settings)
 }
 
+/// Asks how late a thread's timers may be, in nanoseconds.
+pub fn timer_slack(remote: &mut Remote<'_>) -> Result<u64, TraceError> {
+    let args = [libc::PR_GET_TIMERSLACK as u64, 0, 0, 0, 0, 0];
+    remote.call_ok("reading the timer slack", libc::SYS_prctl, args)
+}
+
 /// Asks the leader what holds for the memory of the process.
 pub fn of_memory(remote: &mut Remote<'_>) -> Result<Vec<Setting>, Refusal> {
     let mut settings = Vec::new();

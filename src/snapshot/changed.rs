@@ -11,6 +11,7 @@ use super::process::Stat;
 use super::{Capture, Refusal, StdioOrigin, attributes};
 use crate::restore::planner::{Changed, LEN_CPUS, Leads, Scheduling, Setting};
 use crate::sys::capability;
+use crate::sys::scheduling::{io_priority, resets_on_fork};
 use crate::trace::{Group, Remote};
 
 /// What only calls of the program itself tell.
@@ -51,7 +52,7 @@ pub fn read(
         locks_future: asked.locks_future,
         ..Changed::default()
     };
-    if capture.stdio == [StdioOrigin::Programs; 3] {
+    if !is_started_by_us(capture) {
         return Ok(changed);
     }
     let pid = group.pid();
@@ -68,13 +69,34 @@ pub fn read(
             false => Leads::Nothing,
         },
         nonblocking: Vec::new(),
-        coredump_filter: coredump_filter(&pid.to_string())
-            .filter(|filter| coredump_filter("self").is_some_and(|own| own != *filter)),
-        oom_score_adj: oom_score_adj(&pid.to_string())
-            .filter(|score| oom_score_adj("self").is_some_and(|own| own != *score)),
-        scheduling: scheduling(pid, &asked.timer_slack, &own)?,
+        coredump_filter: changed_filter(pid),
+        oom_score: oom_score(&pid.to_string())
+            .filter(|score| oom_score("self").is_some_and(|own| own != *score)),
+        scheduling: {
+            check_policies(pid, &asked.timer_slack, &own)?;
+            scheduling(pid, &asked.timer_slack, &own)?
+        },
         ..changed
     })
+}
+
+/// Tells what CRIU would have to set again, as far as it is known here.
+pub fn unseen(capture: &Capture<'_>, asked: &Asked) -> Result<Changed, Refusal> {
+    let settings = asked.settings.iter().map(|(tid, settings)| (*tid as u32, settings.clone()));
+    let mut changed = Changed {
+        settings: settings.filter(|(_, settings)| !settings.is_empty()).collect(),
+        locks_future: asked.locks_future,
+        ..Changed::default()
+    };
+    if is_started_by_us(capture) {
+        let own = Stat::read("/proc/self/stat")?;
+        changed.scheduling = scheduling(capture.pid, &asked.timer_slack, &own)?;
+    }
+    Ok(changed)
+}
+
+fn is_started_by_us(capture: &Capture<'_>) -> bool {
+    capture.stdio != [StdioOrigin::Programs; 3]
 }
 
 /// Refuses a program that has gone out of its caller's session or groups in a way
@@ -115,31 +137,49 @@ fn coredump_filter(pid: &str) -> Option<u32> {
     u32::from_str_radix(text.trim(), 16).ok()
 }
 
-fn oom_score_adj(pid: &str) -> Option<i32> {
+/// Returns which memory a core dump holds, where that is not as it was.
+pub fn changed_filter(pid: i32) -> Option<u32> {
+    coredump_filter(&pid.to_string())
+        .filter(|filter| coredump_filter("self").is_some_and(|own| own != *filter))
+}
+
+/// Returns how readily a process is killed when memory is short.
+pub fn oom_score(pid: &str) -> Option<i32> {
     fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()?.trim().parse().ok()
 }
 
-/// Compares how each thread is scheduled: nice value and policy, which are
-/// fields 19 and 41 of `stat`, the processors it may run on, timer slack.
+/// Refuses threads with another policy than ours, field 41 of `stat`.
+fn check_policies(pid: i32, threads: &BTreeMap<i32, u64>, own: &Stat) -> Result<(), Refusal> {
+    for tid in threads.keys() {
+        let stat = Stat::read(&format!("/proc/{pid}/task/{tid}/stat"))?;
+        if stat.field(41) != own.field(41) {
+            let what = format!("thread {tid} has {}", policy(stat.field(41)));
+            return Err(Refusal::lasting(what));
+        }
+    }
+    Ok(())
+}
+
+/// Compares how each thread is scheduled: nice value, which is field 19 of
+/// `stat`, the processors it may run on, timer slack.
 fn scheduling(
     pid: i32,
     timer_slack: &BTreeMap<i32, u64>,
     own: &Stat,
 ) -> Result<BTreeMap<u32, Scheduling>, Refusal> {
     let own_cpus = cpus(0);
+    let own_io = io_priority(0);
     let mut changed = BTreeMap::new();
     let own_slack = nix::sys::prctl::get_timerslack().ok().map(|slack| slack as u64);
     for (&tid, slack) in timer_slack {
         let stat = Stat::read(&format!("/proc/{pid}/task/{tid}/stat"))?;
-        if stat.field(41) != own.field(41) {
-            let what = format!("thread {tid} has {}", policy(stat.field(41)));
-            return Err(Refusal::lasting(what));
-        }
         let nice = Some(stat.field(19)).filter(|nice| *nice != own.field(19));
         let thread = Scheduling {
             nice: nice.map(|nice| nice as i32),
             cpus: cpus(tid).filter(|cpus| own_cpus.as_ref().is_some_and(|own| own != cpus)),
             timer_slack: Some(*slack).filter(|slack| own_slack.is_some_and(|own| own != *slack)),
+            io_priority: own_io.and_then(|own| io_priority(tid).filter(|its| *its != own)),
+            resets_on_fork: resets_on_fork(tid),
         };
         if thread != Scheduling::default() {
             changed.insert(tid as u32, thread);

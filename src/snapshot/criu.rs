@@ -22,7 +22,7 @@ use super::{
 use crate::criu::edit::{self, Callers};
 use crate::criu::record::{MadeFile, Record, VERSION};
 use crate::criu::tool::{self, ToolError};
-use crate::criu::{Criu, Standing};
+use crate::criu::{Criu, Standing, wiped};
 use crate::image::proto::RegFileEntry;
 use crate::image::{Set, vma_status};
 use crate::privilege;
@@ -55,14 +55,18 @@ pub fn dump(
     let standing = criu.standing().map_err(refuse)?;
     check_session(capture.pid)?;
     let callers = look(capture)?;
+    unseen(capture)?;
     let boot = boot();
     let began = Instant::now();
     run(capture, criu, standing)?;
     let freeze = began.elapsed();
     // Whose descriptors are which was said by the running program: it must not
-    // have changed meanwhile.
-    if capture.after == After::Run && look(capture)? != callers {
-        return Err(Refusal::passing("its descriptors changed while it was dumped"));
+    // have changed meanwhile. Nor must it have got what CRIU does not see.
+    if capture.after == After::Run {
+        if look(capture)? != callers {
+            return Err(Refusal::passing("its descriptors changed while it was dumped"));
+        }
+        unseen(capture)?;
     }
     let set =
         Set::read(capture.dir).map_err(|error| refuse(format!("reading its image: {error}")))?;
@@ -92,7 +96,7 @@ pub fn make_ready(
     criu: &Criu,
 ) -> Result<Snapshot, Refusal> {
     let Ready { callers, boot } = ready;
-    if let Some(what) = frozen.facts.iter().find_map(|facts| facts.changed.without_place()) {
+    if let Some(what) = frozen.without_place() {
         return Err(refuse(format!("its images have no place for {what}")));
     }
     let set = frozen.set.clone();
@@ -163,6 +167,14 @@ fn look(capture: &Capture<'_>) -> Result<Callers, Refusal> {
         return Err(Refusal::lasting("it has read some of its standard input"));
     }
     Ok(callers)
+}
+
+/// Refuses what CRIU would lose without a word ([`super::unseen`]).
+fn unseen(capture: &Capture<'_>) -> Result<(), Refusal> {
+    super::unseen::check(capture).map_err(|refusal| Refusal {
+        reason: format!("engine criu: it would lose that {}", refusal.reason),
+        ..refusal
+    })
 }
 
 /// Refuses a program whose session was begun outside of its pid namespace, as
@@ -287,6 +299,7 @@ fn finish(
         Ok::<_, edit::EditError>(handed_over)
     };
     let handed_over = change().map_err(|error| refuse(format!("changing its image: {error}")))?;
+    wiped::wipe(dir, set).map_err(|error| refuse(format!("wiping its image: {error}")))?;
     let paths = paths(set, &handed_over.orphans);
     let len_pages =
         len_pages(dir).map_err(|error| refuse(format!("{}: {error}", dir.display())))?;
@@ -302,6 +315,14 @@ fn finish(
         boot_id,
         clocks,
         len_pages,
+        coredump_filters: set
+            .pstree
+            .iter()
+            .filter_map(|process| {
+                let pid = process.pid as i32;
+                Some((pid, changed::changed_filter(pid)?))
+            })
+            .collect(),
     };
     record.write(dir).map_err(|error| refuse(format!("writing its record: {error}")))?;
     Ok(Snapshot {

@@ -33,10 +33,12 @@ mod regular;
 mod socket;
 mod strangers;
 mod tty;
+mod unseen;
 
 use fdinfo::Info;
 
 pub use regular::{is_perf_data, recreated};
+pub use unseen::check_unseen;
 
 /// What the descriptors and mappings of a process come to.
 #[derive(Debug, Default)]

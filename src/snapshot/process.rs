@@ -143,6 +143,11 @@ fn check_namespaces(pid: i32) -> Result<(), Refusal> {
             _ => {}
         }
     }
+    check_unshared(pid)
+}
+
+/// Refuses a process whose children are to be in other namespaces than itself.
+pub fn check_unshared(pid: i32) -> Result<(), Refusal> {
     // Where its children are to be: unknown until there is one (Linux shows
     // no such namespace without a first process).
     for name in ["pid_for_children", "time_for_children"] {
@@ -204,6 +209,15 @@ pub fn check_rights(group: &Group) -> Result<(), Refusal> {
                 status.value(key).replace('\t', " ")
             )));
         }
+    }
+    check_tables(group)
+}
+
+/// Refuses threads with descriptors or directories of their own.
+pub fn check_tables(group: &Group) -> Result<(), Refusal> {
+    let pid = group.pid();
+    for thread in group.threads().iter().skip(1) {
+        let tid = thread.tid();
         for (what, name) in
             [(Shared::Descriptors, "descriptors"), (Shared::Directories, "directories")]
         {

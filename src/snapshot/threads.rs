@@ -58,10 +58,10 @@ pub fn read(
         libc::SYS_sigaltstack,
         [0, place, 0, 0, 0, 0],
     )?;
-    let slack = [libc::PR_GET_TIMERSLACK as u64, 0, 0, 0, 0, 0];
-    let slack = remote.call_ok("reading the timer slack", libc::SYS_prctl, slack)?;
+    let slack = super::attributes::timer_slack(&mut remote)?;
     let stack: [u8; 24] = scratch.read()?;
     let settings = super::attributes::of_thread(thread, &mut remote, scratch)?;
+    super::numa::check(&mut remote, scratch)?;
     drop(remote);
     let sas = ThreadSasEntry {
         ss_sp: word(&stack, 0),

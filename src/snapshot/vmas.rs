@@ -113,6 +113,16 @@ impl Vma {
 
 /// Parses `smaps`; refuses by name what an image cannot hold.
 pub fn parse(smaps: &[u8], pages_file: &str) -> Result<Vec<Vma>, Refusal> {
+    let mut vmas = areas(smaps)?;
+    for vma in &mut vmas {
+        check(vma)?;
+        adapt(vma, pages_file);
+    }
+    Ok(vmas)
+}
+
+/// Parses `smaps`, whatever the areas are.
+fn areas(smaps: &[u8]) -> Result<Vec<Vma>, Refusal> {
     let mut vmas: Vec<Vma> = Vec::new();
     for line in smaps.split(|byte| *byte == b'\n') {
         if let Some(vma) = parse_header(line)? {
@@ -133,10 +143,6 @@ pub fn parse(smaps: &[u8], pages_file: &str) -> Result<Vec<Vma>, Refusal> {
     // The vsyscall page belongs to the kernel half and is in every process. It
     // goes only now: the lines behind its header are its own.
     vmas.retain(|vma| vma.start <= i64::MAX as u64);
-    for vma in &mut vmas {
-        check(vma)?;
-        adapt(vma, pages_file);
-    }
     Ok(vmas)
 }
 
@@ -238,6 +244,33 @@ fn unescape(name: &[u8]) -> OsString {
     OsString::from_vec(plain)
 }
 
+/// Names what of an area `criu dump` does not see, either.
+fn unseen(vma: &Vma) -> Option<&'static str> {
+    const FLAGS: [(&[u8; 2], &str); 2] = [
+        (b"sl", "sealed (mseal)"),
+        // Locked as a whole it would all be made present.
+        (b"lf", "locked page by page (MLOCK_ONFAULT)"),
+    ];
+    let flag = FLAGS.iter().find(|(flag, _)| vma.has(flag)).map(|(_, what)| *what);
+    flag.or((vma.protection_key != 0).then_some("behind a protection key (pkey_mprotect)"))
+}
+
+/// Refuses a process with memory of which `criu dump` would lose something.
+pub fn check_unseen(pid: i32) -> Result<(), Refusal> {
+    for vma in areas(&read(pid)?)? {
+        if let Some(what) = unseen(&vma) {
+            return Err(Refusal::lasting(format!("memory at {:#x} is {what}", vma.start)));
+        }
+    }
+    super::numa::check_memory(pid)
+}
+
+/// Reads the `smaps` of a process.
+pub fn read(pid: i32) -> Result<Vec<u8>, Refusal> {
+    let path = format!("/proc/{pid}/smaps");
+    std::fs::read(&path).map_err(|error| Refusal::passing(format!("{path}: {error}")))
+}
+
 /// Refuses what an image cannot hold.
 fn check(vma: &Vma) -> Result<(), Refusal> {
     let at = vma.start;
@@ -252,17 +285,14 @@ fn check(vma: &Vma) -> Result<(), Refusal> {
         (b"uw", "watched by userfaultfd"),
         (b"ui", "watched by userfaultfd"),
         (b"ss", "a shadow stack"),
-        (b"sl", "sealed (mseal)"),
         (b"mt", "tagged memory"),
-        // Locked as a whole it would all be made present.
-        (b"lf", "locked page by page (MLOCK_ONFAULT)"),
     ] {
         if vma.has(flag) {
             return no(what);
         }
     }
-    if vma.protection_key != 0 {
-        return no("behind a protection key (pkey_mprotect)");
+    if let Some(what) = unseen(vma) {
+        return no(what);
     }
     if !kernels && (vma.has(b"io") || vma.has(b"pf")) {
         return no("the memory of a device");

@@ -91,7 +91,9 @@ impl<'a> Bench<'a> {
         if !launcher.is_empty() {
             command.args(&launcher[1..]).arg(&self.case.program);
         }
-        command.arg(&self.dir).args(words).env("CASE", &self.case.name);
+        // A directory among the arguments of a run is an input, and the program
+        // writes into this one.
+        command.arg("-").args(words).env("CASE", &self.case.name).env("CASE_DIR", &self.dir);
         command
     }
 
@@ -196,7 +198,7 @@ impl<'a> Bench<'a> {
         // A signal of a timer may just be on its way, or the machine be busy,
         // but not each time.
         // Nor is a child young for long.
-        for pause in [5, 5, 50, 200, 300] {
+        for pause in [5, 5, 50, 200, 300, 7, 13, 23, 37, 61, 97] {
             let mut command = alone(support::binary());
             command.args(["image", "dump", &pid.to_string(), "-o"]).arg(self.path("image"));
             let (status, said) = self.tool(command, "dump")?;
@@ -213,6 +215,41 @@ impl<'a> Bench<'a> {
             std::thread::sleep(Duration::from_millis(pause));
         }
         Err(self.refused(running, &reason))
+    }
+
+    /// Asks what engine criu asks before it has CRIU dump: whether that would
+    /// lose something.
+    pub fn check_for_criu(&self, running: &mut Running) -> Step<()> {
+        use warmstart::snapshot::{
+            After, Capture, Children, OpenTcp, Outlook, StdinAtStart, StdioOrigin, unseen,
+        };
+        let capture = Capture {
+            pid: running.pid(),
+            dir: &self.dir,
+            stdio: [StdioOrigin::Programs; 3],
+            stdin: StdinAtStart::Other,
+            inherited: &[],
+            keep: &[],
+            started: None,
+            children: Children::Captured,
+            tcp: OpenTcp::Refuse,
+            after: After::Kill,
+        };
+        let mut last = None;
+        for pause in [5, 50, 200, 300, 0] {
+            match unseen::check(&capture) {
+                Ok(()) => return Ok(()),
+                Err(refusal) => {
+                    let is_over = refusal.outlook == Outlook::Lasting;
+                    last = Some(refusal.reason);
+                    if is_over {
+                        break;
+                    }
+                }
+            }
+            std::thread::sleep(Duration::from_millis(pause));
+        }
+        Err(self.refused(running, &last.unwrap_or_default()))
     }
 
     /// Sees that a program which was refused runs on unharmed.

@@ -2,7 +2,8 @@
  * setup, checked by verify once the file "go" is there; between the two they
  * are dumped and restored. See tests/conformance.rs.
  *
- * usage: CASE=NAME PROGRAM DIR [mapped]; PROGRAM list prints the cases. */
+ * usage: CASE=NAME CASE_DIR=DIR PROGRAM - [mapped]; PROGRAM list prints the
+ * cases. */
 #include "../engine/harness.h"
 #include <pthread.h>
 #include <signal.h>

@@ -62,44 +62,6 @@ impl Row {
     }
 }
 
-/// What no dump can know or no restore can set, in which ways, and why.
-const LOST: &[(&str, &[Way], &str)] = &[
-    ("sem-undo", &ALL, "nobody is told what is undone when the dumped process ends"),
-    ("cpu-time", &ALL, "nothing sets the clock of a process: it begins at zero again"),
-    ("itimer-real", &[Way::FromCriu], "`criu dump` loses one that is just expiring"),
-    ("eventfd-semaphore", &INTERCHANGED, "CRIU makes an ordinary eventfd of it"),
-    ("inotify-once", &[Way::ToCriu], "CRIU makes a lasting watch of it"),
-    ("inotify-waiting", &[Way::FromCriu], "`criu dump` drops events"),
-    // What its images have no place for: a run with `--engine criu` and an image
-    // of ours refuses it.
-    ("mce-kill", &INTERCHANGED, NO_PLACE),
-    ("mdwe", &INTERCHANGED, NO_PLACE),
-    ("memory-merge", &INTERCHANGED, NO_PLACE),
-    ("mlockall-future", &INTERCHANGED, NO_PLACE),
-    ("no-tsc", &INTERCHANGED, NO_PLACE),
-    ("tcp-more-options", &INTERCHANGED, NO_PLACE),
-    ("pdeathsig", &[Way::FromCriu], "a restored program dies with its launcher"),
-    // What `criu dump` does not look at.
-    ("amx-permission", &[Way::FromCriu], NOT_DUMPED),
-    ("capabilities", &[Way::FromCriu], "a restored program has its caller's rights"),
-    ("keyring", &[Way::FromCriu], NOT_DUMPED),
-    ("landlock", &[Way::FromCriu], NOT_DUMPED),
-    ("mlock-onfault", &[Way::FromCriu], NOT_DUMPED),
-    ("mseal", &[Way::FromCriu], NOT_DUMPED),
-    ("own-files", &[Way::FromCriu], NOT_DUMPED),
-    ("pid-for-children", &[Way::FromCriu], NOT_DUMPED),
-    ("pkey", &[Way::FromCriu], NOT_DUMPED),
-    ("process-keyring", &[Way::FromCriu], NOT_DUMPED),
-    ("speculation", &[Way::FromCriu], NOT_DUMPED),
-    ("timerfd-absolute", &[Way::FromCriu], NOT_DUMPED),
-    ("user-dispatch", &[Way::FromCriu], NOT_DUMPED),
-];
-/// What is lost now and then.
-const AT_TIMES: [(&str, Way); 1] = [("itimer-real", Way::FromCriu)];
-const INTERCHANGED: [Way; 2] = [Way::ToCriu, Way::FromCriu];
-const NO_PLACE: &str = "CRIU's images have no place for it";
-const NOT_DUMPED: &str = "`criu dump` does not see it";
-
 /// The table.
 #[derive(Debug, Default)]
 pub struct Coverage {
@@ -120,14 +82,20 @@ restored, and then checks itself.
 | copied | the same with pages copied |
 | namespace | copied, restored in a pid namespace of its own (`--pids namespace`) |
 | to CRIU | dumped by warmstart, restored by `criu restore` 4.2.1 |
-| from CRIU | dumped by `criu dump` 4.2.1, restored natively |
+| from CRIU | looked at as engine `criu` does before it has CRIU dump, dumped by `criu dump` 4.2.1, restored natively |
 
 *works*: everything is as it was. *refused*: by name, when it is dumped (images of
-CRIU: when they are to be restored), and the program runs on as if nothing had
-happened. *lost*: nobody can know or set it, or CRIU does not. –: programs of this kind are never
-carried so, and what a program has changed of its caller's is known only of one that
-warmstart has started, not of one that is dumped. *not tried*: the feature could not
-be had where this page was written.
+CRIU: when they are to be restored; *Not supported images version 3* is CRIU's word
+for an image of ours of which it would lose something, see
+[image-format.md](image-format.md#images-that-criu-would-not-restore-whole)), and the
+program runs on as if nothing had happened. Nothing else is accepted: the test fails
+where something would be lost. –: programs of this kind are never carried so, and what
+a program has changed of its caller's is known only of one that warmstart has started,
+not of one that is dumped. *not tried*: the feature could not be had where this page
+was written.
+
+The clock of a process's processor time can be set by nobody: it begins anew in a
+restored process, and its timers keep what was left of them.
 ";
 
 impl Coverage {
@@ -151,8 +119,7 @@ impl Coverage {
             for (way, word) in ALL.into_iter().zip(&fields[2..]) {
                 let label = format!("{}: ", label(way));
                 let reason = reasons.iter().find_map(|reason| reason.strip_prefix(&label));
-                let reason =
-                    reason.filter(|_| ["refused", "lost"].contains(word)).unwrap_or_default();
+                let reason = reason.filter(|_| *word == "refused").unwrap_or_default();
                 row.cells.insert(way, ((*word).to_owned(), reason.to_owned()));
             }
             rows.insert(name.to_owned(), row);
@@ -167,19 +134,16 @@ impl Coverage {
             let row = self.rows.entry(name.clone()).or_default();
             for (way, cell) in cells {
                 let (word, reason) = match cell {
-                    // By chance it may be there.
-                    Cell::Works if AT_TIMES.contains(&(name.as_str(), *way)) => {
-                        ("lost", lost(name, *way).unwrap_or_default())
-                    }
                     Cell::Works => ("works", ""),
                     Cell::Refused(reason) => ("refused", reason.as_str()),
                     Cell::NotSo => ("–", ""),
                     Cell::NotHere(_) => {
-                        row.cells.entry(*way).or_insert(("not tried".into(), String::new()));
+                        let cell = row.cells.entry(*way).or_default();
+                        // What it was elsewhere is better than nothing.
+                        if !["works", "refused", "–"].contains(&cell.0.as_str()) {
+                            *cell = ("not tried".into(), String::new());
+                        }
                         continue;
-                    }
-                    Cell::Fails(_) if lost(name, *way).is_some() => {
-                        ("lost", lost(name, *way).unwrap_or_default())
                     }
                     Cell::Fails(why) => {
                         let what = format!("{name}, {}: {why}", way.name());
@@ -254,9 +218,4 @@ fn label(way: Way) -> &'static str {
         Way::ToCriu => "to CRIU",
         Way::FromCriu => "from CRIU",
     }
-}
-
-fn lost(name: &str, way: Way) -> Option<&'static str> {
-    let known = LOST.iter().find(|(lost, ways, _)| *lost == name && ways.contains(&way));
-    known.map(|(_, _, why)| *why)
 }

@@ -13,6 +13,7 @@
 #include <sys/resource.h>
 #include <sys/sem.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
 #ifndef PR_SET_MDWE
@@ -669,18 +670,75 @@ static void files_of_its_own_kept(void)
 }
 
 static double before;
+static volatile int profiled;
 
-/* The time that it has used: a restored one begins anew. */
+static void profile(int signal)
+{
+	profiled = 1;
+}
+
+/* Nothing sets the clock of a process: in a restored one it begins anew. Timers
+ * that go by it keep what was left of them. */
 static void used(void)
 {
 	while (clock() < CLOCKS_PER_SEC / 10)
 		;
 	before = now(CLOCK_PROCESS_CPUTIME_ID);
+	signal(SIGPROF, profile);
+	MUST(!setitimer(ITIMER_PROF, &(struct itimerval){{0, 0}, {0, 300000}}, NULL));
 }
 
 static void used_kept(void)
 {
-	TRUE(now(CLOCK_PROCESS_CPUTIME_ID) >= before);
+	double first = now(CLOCK_PROCESS_CPUTIME_ID), last = first;
+	TRUE(first > 0 && !profiled);
+	while (!profiled && last < first + 2) {
+		double next = now(CLOCK_PROCESS_CPUTIME_ID);
+		if (next < last)
+			TRUE(!"it goes back");
+		last = next;
+	}
+	TRUE(profiled && last > first + 0.1 && last < first + 0.6);
+	TRUE(clock() >= (last - 0.01) * CLOCKS_PER_SEC);
+}
+
+static int counted;
+
+/* What a program does to semaphores without SEM_UNDO stays when it ends. */
+static void counts(void)
+{
+	counted = semget(IPC_PRIVATE, 2, IPC_CREAT | 0600);
+	HERE(counted >= 0);
+	MUST(!semop(counted, &(struct sembuf){1, 3, 0}, 1));
+}
+
+static void counts_kept(void)
+{
+	EQUAL(semctl(counted, 1, GETVAL), 3);
+	semctl(counted, 0, IPC_RMID);
+}
+
+static void undone_by_work(struct worker *worker)
+{
+	while (!stop)
+		pause_ms(2);
+	worker->result = semop(semaphores, &(struct sembuf){0, -1, IPC_NOWAIT}, 1);
+}
+
+/* Its threads share one list of what is to be undone. */
+static void undone_by_one(void)
+{
+	undone();
+	start(&worker, undone_by_work);
+}
+
+static void undone_by_one_kept(void)
+{
+	stop = 1;
+	finish(&worker);
+	EQUAL(worker.result, 0);
+	EQUAL(semctl(semaphores, 0, GETVAL), 2);
+	semctl(semaphores, 0, IPC_RMID);
 }
 
 static const struct feature features[] = {
@@ -722,7 +780,7 @@ static const struct feature features[] = {
 	{"setgroups", "other groups", other_groups, other_groups_kept},
 	{"setuid-thread", "a thread of another user", of_another_user, of_another_user_kept},
 	{"coredump-filter", "what a core dump holds", dumps_more, dumps_more_kept, LAUNCHED},
-	{"oom-score", "OOM score: the caller's", oom_score, oom_score_kept, LAUNCHED},
+	{"oom-score", "OOM score that it has set", oom_score, oom_score_kept, LAUNCHED},
 	{"session", "session of its own", session, session_kept, LAUNCHED},
 	{"group", "process group of its own", group, group_kept, LAUNCHED},
 	{"keyring", "session keyring of its own", keyring, keyring_kept},
@@ -732,8 +790,10 @@ static const struct feature features[] = {
 	{"pid-for-children", "pid namespace for its children", for_children, for_children_kept},
 	{"membarrier", "registration for membarrier", barrier, barrier_kept},
 	{"sem-undo", "undo of System V semaphores at its end", undone, undone_kept},
+	{"sem-undo-threads", "the same of a program with threads", undone_by_one, undone_by_one_kept},
+	{"semaphores", "System V semaphores, nothing to undo", counts, counts_kept},
 	{"children-later", "children that it makes afterwards", children, children_kept},
 	{"own-files", "a thread with descriptors of its own", files_of_its_own, files_of_its_own_kept},
-	{"cpu-time", "clock of processor time goes on", used, used_kept},
+	{"cpu-time", "timers of processor time; its clock begins anew", used, used_kept},
 	{NULL},
 };

@@ -6,6 +6,7 @@
 #include <linux/rtnetlink.h>
 #include <linux/sock_diag.h>
 #include <linux/vm_sockets.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -288,6 +289,54 @@ static void udp_waiting_kept(void)
 	TRUE(!strcmp(text, "waits"));
 }
 
+static struct group_req group, group6;
+
+/* On the loopback interface; a second membership is refused. */
+static void joined(void)
+{
+	datagrams(AF_INET);
+	other = socket(AF_INET6, SOCK_DGRAM, 0);
+	group.gr_interface = group6.gr_interface = if_nametoindex("lo");
+	struct sockaddr_in *four = (void *)&group.gr_group;
+	*four = (struct sockaddr_in){.sin_family = AF_INET};
+	four->sin_addr.s_addr = htonl(0xef000000 | (getpid() & 0xffffff));
+	struct sockaddr_in6 *six = (void *)&group6.gr_group;
+	*six = (struct sockaddr_in6){.sin6_family = AF_INET6};
+	inet_pton(AF_INET6, "ff01::4242", &six->sin6_addr);
+	HERE(!setsockopt(fd, IPPROTO_IP, MCAST_JOIN_GROUP, &group, sizeof group));
+	HERE(!setsockopt(other, IPPROTO_IPV6, MCAST_JOIN_GROUP, &group6, sizeof group6));
+}
+
+static void joined_kept(void)
+{
+	EQUAL(setsockopt(fd, IPPROTO_IP, MCAST_JOIN_GROUP, &group, sizeof group), -1);
+	EQUAL(errno, EADDRINUSE);
+	EQUAL(setsockopt(other, IPPROTO_IPV6, MCAST_JOIN_GROUP, &group6, sizeof group6), -1);
+	EQUAL(errno, EADDRINUSE);
+	/* Of another group it is no member. */
+	((struct sockaddr_in *)&group.gr_group)->sin_addr.s_addr ^= htonl(1);
+	EQUAL(setsockopt(fd, IPPROTO_IP, MCAST_LEAVE_GROUP, &group, sizeof group), -1);
+}
+
+static struct group_source_req sender;
+
+static void joined_for_one(void)
+{
+	joined();
+	MUST(!setsockopt(fd, IPPROTO_IP, MCAST_LEAVE_GROUP, &group, sizeof group));
+	sender.gsr_interface = group.gr_interface;
+	sender.gsr_group = group.gr_group;
+	struct sockaddr_in *four = (void *)&sender.gsr_source;
+	*four = (struct sockaddr_in){.sin_family = AF_INET};
+	four->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	HERE(!setsockopt(fd, IPPROTO_IP, MCAST_JOIN_SOURCE_GROUP, &sender, sizeof sender));
+}
+
+static void joined_for_one_kept(void)
+{
+	EQUAL(setsockopt(fd, IPPROTO_IP, MCAST_LEAVE_SOURCE_GROUP, &sender, sizeof sender), 0);
+}
+
 static void local(void)
 {
 	named(AF_UNIX, "socket");
@@ -460,6 +509,8 @@ static const struct feature features[] = {
 	{"udp6", "UDP socket, IPv6", udp6, udp_kept},
 	{"udp-connected", "UDP socket, connected", udp_connected, udp_connected_kept},
 	{"udp-waiting", "UDP socket with a datagram that waits", udp_waiting, udp_waiting_kept},
+	{"udp-multicast", "UDP socket in a multicast group", joined, joined_kept},
+	{"udp-multicast-source", "UDP socket in a multicast group for one sender", joined_for_one, joined_for_one_kept},
 	{"unix-listener", "Unix listener", local, accepts},
 	{"unix-abstract", "Unix listener, abstract", abstract, accepts},
 	{"unix-datagram", "Unix datagram socket", local_datagrams, udp_kept},

@@ -83,6 +83,7 @@ impl Way {
         bench.wait_until_ready(&mut program)?;
         let pid = program.pid();
         if self == Self::FromCriu {
+            bench.check_for_criu(&mut program)?;
             fs::create_dir(bench.path("image")).unwrap();
             let mut command = criu_command("dump", &bench.path("image"));
             command.args(["-t", &pid.to_string()]);

@@ -5,7 +5,7 @@ use std::fs;
 
 use nix::unistd::{getgid, getgroups, getuid};
 
-use crate::image::proto::{CredsEntry, FileEntry, SeccompMode};
+use crate::image::proto::{CredsEntry, FileEntry, SeccompMode, SignalQueueEntry};
 use crate::image::{Set, task_state, vma_status};
 use crate::privilege;
 
@@ -108,11 +108,18 @@ fn shared(set: &Set) -> Checked {
     if core.task_state != task_state::ALIVE {
         return Err("a process that does not run".into());
     }
-    if core.signals_s.as_ref().is_some_and(|queue| !queue.signals.is_empty()) {
-        return Err("pending signals".into());
-    }
-    if core.timers.as_ref().is_some_and(|timers| !timers.posix.is_empty()) {
-        return Err("POSIX timers".into());
+    ending("it", core.signals_s.as_ref())
+}
+
+/// Refuses a program that was told to end: it would come back only to go on
+/// ending. `si_signo` is the first word of a siginfo.
+fn ending(whose: &str, queue: Option<&SignalQueueEntry>) -> Checked {
+    const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+    for entry in queue.iter().flat_map(|queue| &queue.signals) {
+        let number = entry.siginfo.first_chunk().map_or(0, |number| i32::from_ne_bytes(*number));
+        if ENDING.contains(&number) {
+            return Err(format!("{whose} has signal {number} pending, which tells it to end"));
+        }
     }
     Ok(())
 }
@@ -121,9 +128,7 @@ fn threads(set: &Set) -> Checked {
     for thread in &set.tasks[0].threads {
         let Some(core) = &thread.core.thread_core else { continue };
         let tid = thread.tid;
-        if core.signals_p.as_ref().is_some_and(|queue| !queue.signals.is_empty()) {
-            return Err(format!("thread {tid} has pending signals"));
-        }
+        ending(&format!("thread {tid}"), core.signals_p.as_ref())?;
         if core.seccomp_mode.is_some_and(|mode| mode != SeccompMode::Disabled as i32) {
             return Err(format!("thread {tid} is under a seccomp filter"));
         }
@@ -195,6 +200,14 @@ fn capabilities(creds: &CredsEntry) -> Checked {
         _ => 0,
     };
     let cold = privilege::of_a_cold_start();
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    let bounding = bounding.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    // What this kernel does not know is in nobody's set.
+    let had = set(&creds.cap_bnd);
+    if bounding.is_some_and(|have| had & have != have) {
+        return Err("it had dropped capabilities (its bounding set)".into());
+    }
     for (name, had, have) in [
         ("permitted", set(&creds.cap_prm), cold.permitted),
         ("effective", set(&creds.cap_eff), cold.effective),

@@ -170,6 +170,8 @@ fn signature(number: i64, selector: u64) -> Option<&'static [Kind]> {
         libc::SYS_setsid => &[],
         libc::SYS_sched_setaffinity => &[Zero, OneOf(&[128]), Struct(128)],
         libc::SYS_setpriority => &[Zero, Zero, Any],
+        libc::SYS_ioprio_set => &[OneOf(&[1]), Zero, Small],
+        libc::SYS_sched_setscheduler => &[Zero, OneOf(&[0x4000_0000]), Struct(4)],
         libc::SYS_flock | libc::SYS_fchmod | libc::SYS_listen => &[Fd, Small],
         libc::SYS_eventfd2 => &[Small, Small],
         libc::SYS_epoll_create1 | libc::SYS_umask | libc::SYS_personality => &[Small],

@@ -39,6 +39,7 @@ names! {
     SYS_connect "connect", SYS_getsockname "getsockname", SYS_accept4 "accept4", SYS_sendto "sendto",
     SYS_rseq "rseq", SYS_ioctl "ioctl", SYS_setpgid "setpgid", SYS_setsid "setsid",
     SYS_sched_setaffinity "sched_setaffinity", SYS_setpriority "setpriority",
+    SYS_ioprio_set "ioprio_set", SYS_sched_setscheduler "sched_setscheduler",
 }
 
 /// Returns which argument of a call is a path.

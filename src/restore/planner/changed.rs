@@ -7,6 +7,7 @@ use std::os::fd::RawFd;
 use super::descriptors::Numbers;
 use super::{Check, Planner, value};
 use crate::restore::plan::{AT_FDCWD, Arg, Operation};
+use crate::sys::scheduling;
 
 /// The length of a CPU mask: 1024 processors, as in `cpu_set_t`.
 pub const LEN_CPUS: usize = 128;
@@ -20,9 +21,8 @@ pub struct Changed {
     pub nonblocking: Vec<(RawFd, bool)>,
     /// Which memory a core dump holds (`core(5)`): a JVM adds to it.
     pub coredump_filter: Option<u32>,
-    /// How likely it is to be ended for its memory (`oom_score_adj`, `proc(5)`):
-    /// servers save their main process from that, or offer their workers.
-    pub oom_score_adj: Option<i32>,
+    /// How readily it is killed when memory is short (`proc_pid_oom_score_adj(5)`).
+    pub oom_score: Option<i32>,
     /// Threads that are scheduled otherwise than the caller, by id.
     pub scheduling: BTreeMap<u32, Scheduling>,
     /// What threads have set for themselves, by id; the leader also for the
@@ -42,20 +42,43 @@ pub struct Changed {
 }
 
 impl Changed {
-    /// Names what CRIU's format has no place for, so that no other engine would
-    /// bring it back.
-    pub fn without_place(&self) -> Option<&'static str> {
-        // The signal at the parent's death is in every image: the launcher's.
-        let settings = self.settings.values().flatten();
-        if settings.into_iter().any(|setting| setting.option != libc::PR_SET_PDEATHSIG) {
-            Some("what it has set by prctl(2)")
-        } else if self.locks_future {
-            Some("mlockall(MCL_FUTURE)")
-        } else if !self.socket_options.is_empty() {
-            Some("options of its sockets")
-        } else {
-            None
+    /// Names all that CRIU's format has no place for, so that no other engine
+    /// would bring it back.
+    ///
+    /// Not what a core dump holds, which every JVM changes: engine criu brings it
+    /// back by itself ([`crate::criu::record`]), and to nobody else it matters.
+    pub fn without_place(&self) -> Vec<&'static str> {
+        let options = self.settings.values().flatten().map(|setting| setting.option);
+        let mut all: Vec<&'static str> = options.filter_map(name_of).collect();
+        all.sort_unstable();
+        all.dedup();
+        let scheduling = || self.scheduling.values();
+        for (is_there, name) in [
+            (self.locks_future, "mlockall(MCL_FUTURE)"),
+            (scheduling().any(|it| it.cpus.is_some()), "threads with processors of their own"),
+            (scheduling().any(|it| it.timer_slack.is_some()), "a timer slack of its own"),
+            (scheduling().any(|it| it.io_priority.is_some()), "an I/O priority of its own"),
+            (scheduling().any(|it| it.resets_on_fork), "SCHED_RESET_ON_FORK"),
+            (!self.socket_options.is_empty(), "options of its sockets"),
+            (!self.unix_peers.is_empty(), "Unix sockets of datagrams that are connected"),
+        ] {
+            all.extend(is_there.then_some(name));
         }
+        all
+    }
+}
+
+/// Returns the name of an option of `prctl(2)` that CRIU does not keep.
+fn name_of(option: i32) -> Option<&'static str> {
+    match option {
+        // In every image: the launcher's.
+        libc::PR_SET_PDEATHSIG => None,
+        libc::PR_SET_TSC => Some("PR_SET_TSC"),
+        libc::PR_MCE_KILL => Some("PR_MCE_KILL"),
+        // Not in every C library.
+        65 => Some("PR_SET_MDWE"),
+        67 => Some("PR_SET_MEMORY_MERGE"),
+        _ => Some("what it has set by prctl(2)"),
     }
 }
 
@@ -100,6 +123,10 @@ pub struct Scheduling {
     pub cpus: Option<Vec<u8>>,
     /// How late its timers may be, in nanoseconds.
     pub timer_slack: Option<u64>,
+    /// The priority of its input and output (`ioprio_set(2)`).
+    pub io_priority: Option<i32>,
+    /// Whether its children are scheduled as others are (`sched(7)`).
+    pub resets_on_fork: bool,
 }
 
 impl Planner<'_> {
@@ -150,7 +177,7 @@ impl Planner<'_> {
         let fd = numbers.lowest_free();
         let flags = value(libc::O_WRONLY | libc::O_CLOEXEC);
         let filter = self.facts.changed.coredump_filter.map(|filter| format!("{filter:#x}"));
-        let score = self.facts.changed.oom_score_adj.map(|score| score.to_string());
+        let score = self.facts.changed.oom_score.map(|score| score.to_string());
         let files = [
             (&b"/proc/self/coredump_filter"[..], filter, Check::Any),
             (b"/proc/self/oom_score_adj", score, Check::Ok),
@@ -186,6 +213,17 @@ impl Planner<'_> {
             let nice = Arg::Value(i64::from(nice) as u64);
             let args = [value(libc::PRIO_PROCESS), value(0), nice];
             operations.push(Operation::new(libc::SYS_setpriority, &args, Check::Ok));
+        }
+        if let Some(priority) = scheduling.io_priority {
+            let args = [value(scheduling::IOPRIO_WHO_PROCESS), value(0), value(priority)];
+            operations.push(Operation::new(libc::SYS_ioprio_set, &args, Check::Ok));
+        }
+        if scheduling.resets_on_fork {
+            // The policies that have a priority of their own are refused.
+            let parameter = Arg::Data(self.data.put(&0i32.to_le_bytes()));
+            let policy = value(libc::SCHED_OTHER | scheduling::RESET_ON_FORK);
+            let args = [value(0), policy, parameter];
+            operations.push(Operation::new(libc::SYS_sched_setscheduler, &args, Check::Ok));
         }
         operations
     }

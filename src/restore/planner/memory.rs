@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::descriptors::Numbers;
 use super::{Check, KernelArea, PageMode, Planner, PlannerError, Policy, area, kernel_area, value};
 use crate::image::proto::VmaEntry;
-use crate::image::{PageRun, Task, vma_status};
+use crate::image::{PageRun, Task, is_wiped, vma_status};
 use crate::restore::plan::{AT_FDCWD, Arg};
 
 /// `MADV_GUARD_INSTALL` (Linux 6.13).
@@ -50,6 +50,10 @@ impl Planner<'_> {
                     return Err(wrong(format!("pages at {:#x} are in no area", run.vaddr)));
                 }
                 own.push(run);
+            }
+            // CRIU keeps what no two copies are to have alike.
+            if is_wiped(vma) {
+                own.clear();
             }
             if let Some(kind) = kernel_area(vma.status) {
                 areas.push(area(kind, vma.start, vma.end - vma.start));

@@ -13,6 +13,7 @@ use crate::image::sockets::{TCP_CLOSE, TCP_LISTEN, address_words};
 use crate::snapshot::OpenTcp;
 use crate::sys::socket::{self, End};
 
+mod multicast;
 mod options;
 mod unix;
 
@@ -72,7 +73,9 @@ impl Reader<'_> {
         if options::is_filtered(socket) {
             return Err(self.refuse(descriptor, "a socket with a filter (SO_ATTACH_FILTER)"));
         }
-        let changed = options::changed(socket, kind);
+        let mut changed = options::changed(socket, kind);
+        let joined = multicast::memberships(socket, kind.0);
+        changed.extend(joined.map_err(|what| self.refuse(descriptor, what))?);
         if !changed.is_empty() {
             self.files.socket_options.insert(id, changed);
         }
@@ -238,6 +241,21 @@ impl Reader<'_> {
             ..Default::default()
         })
     }
+}
+
+/// Tells whether a socket has options that CRIU's format has no place for.
+pub(super) fn has_unseen_options(socket: BorrowedFd<'_>) -> bool {
+    let int = |name| socket::int_option(socket, libc::SOL_SOCKET, name).unwrap_or(0);
+    let kind = (int(libc::SO_DOMAIN), int(libc::SO_TYPE), int(libc::SO_PROTOCOL));
+    let is_known = matches!(
+        kind,
+        (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM, libc::IPPROTO_TCP)
+            | (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_UDP)
+            | (libc::AF_UNIX, _, _)
+    );
+    is_known
+        && (options::changed(socket, kind).iter().any(|option| !options::is_crius(option))
+            || multicast::memberships(socket, kind.0).map_or(true, |all| !all.is_empty()))
 }
 
 /// The type and the protocol of a TCP socket.

@@ -91,6 +91,23 @@ const TCP: &[i32] = &[
 /// `udp(7)`.
 const UDP: &[i32] = &[libc::UDP_CORK, libc::UDP_SEGMENT, libc::UDP_GRO];
 
+/// Returns whether `criu dump` keeps an option, for which its format has a field
+/// (`images/sockets.proto`), though ours does not fill it.
+pub fn is_crius(option: &SocketOption) -> bool {
+    matches!(
+        (option.level, option.name),
+        (
+            libc::SOL_SOCKET,
+            libc::SO_MARK
+                | libc::SO_PASSCRED
+                | libc::SO_PASSSEC
+                | libc::SO_NO_CHECK
+                | libc::SO_BINDTODEVICE
+        ) | (libc::IPPROTO_IP, libc::IP_FREEBIND | libc::IP_PKTINFO | libc::IP_TOS | libc::IP_TTL)
+            | (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND | libc::IPV6_RECVPKTINFO)
+    )
+}
+
 /// Returns the options that are not those of a new socket, of this family,
 /// type and protocol.
 pub fn changed(its: BorrowedFd<'_>, (family, kind, proto): (i32, i32, i32)) -> Vec<SocketOption> {
