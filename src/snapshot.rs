@@ -95,7 +95,7 @@ pub struct Capture<'a> {
 }
 
 /// What tells one open file from another, as far as `fstat(2)` does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileId {
     /// The device that it is on.
     pub dev: u64,

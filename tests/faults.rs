@@ -4,15 +4,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use support::target::{Target, alone, dump, try_dump};
+use support::target::{PATIENCE, Target, alone, dump, try_dump};
 
 mod support;
 
 const PYTHON: &str = "/usr/bin/python3";
+/// Where `scripts/get-criu` puts it.
+const CRIU: &str = "criu/usr/sbin/criu";
 
 /// A Python program in a directory of its own, where it waits for `go`.
 struct Program {
@@ -138,4 +142,66 @@ say(os.read(reader, 20))
     // When it has ended, nothing is in the way.
     kill(Pid::from_raw(outside), Signal::SIGKILL).unwrap();
     dump(target.pid(), &program.path("image-2"), &["--leave-running"]);
+}
+
+/// `exec 3<&0 </dev/null`: what was kept of the caller's input came back as the
+/// file of the capture, whatever the next caller's input was; with CRIU also
+/// the pipe of a child whose parent had let go of it.
+#[test]
+fn input_that_cannot_be_told_from_a_file_is_refused() {
+    let moved = "
+kept = os.dup(0)
+os.dup2(os.open('/dev/null', os.O_RDONLY), 0)
+say('ready')
+go()
+say(os.read(kept, 20))
+";
+    let of_a_child = "
+if (child := os.fork()) == 0:
+    go()
+    say(os.read(0, 20))
+    os._exit(0)
+os.dup2(os.open('/dev/null', os.O_RDONLY), 0)
+time.sleep(0.25)
+say('ready')
+go()
+os.waitpid(child, 0)
+";
+    for (engine, text, reason) in [
+        ("native", moved, "is a file that was its caller's 0, which it has replaced"),
+        ("criu", moved, "has kept its caller's 0 as fd "),
+        ("criu", of_a_child, "has kept its caller's 0 as fd 0 alone"),
+    ] {
+        let program = match Program::new(text) {
+            Ok(program) => program,
+            Err(missing) => skip!("{missing}"),
+        };
+        if engine == "criu" && support::target::tool("WARMSTART_CRIU", CRIU).is_none() {
+            skip!("there is no CRIU (scripts/get-criu)");
+        }
+        let status = program.path("status");
+        fs::write(program.path("input"), "what it was\n").unwrap();
+        let mut command = Command::new(support::binary());
+        command.env("WARMSTART_CACHE_DIR", program.path("cache"));
+        if let Some(criu) = support::target::tool("WARMSTART_CRIU", CRIU) {
+            command.env("WARMSTART_CRIU", criu);
+        }
+        command.args(["--engine", engine, "--ready", "log:ready", "--status-file"]).arg(&status);
+        command.args(["--", PYTHON]).arg(program.path("program.py"));
+        command.stdin(fs::File::open(program.path("input")).unwrap());
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let run = command.spawn().unwrap();
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let text = fs::read_to_string(&status).unwrap_or_default();
+            if text.contains(reason) {
+                break;
+            }
+            assert!(!text.contains("captured") && Instant::now() < end, "{engine}: {text}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        fs::write(program.path("go"), "").unwrap();
+        let output = run.wait_with_output().unwrap();
+        assert!(support::stdout(&output).contains("what it was"), "{output:?}");
+    }
 }

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use super::files::is_perf_data;
 use super::{
     After, Capture, FileId, Frozen, Refusal, Snapshot, StdinAtStart, StdioOrigin, changed, process,
+    tree,
 };
 use crate::criu::edit::{self, Callers};
 use crate::criu::record::{MadeFile, Record, VERSION};
@@ -70,8 +71,20 @@ pub fn dump(
     }
     let set =
         Set::read(capture.dir).map_err(|error| refuse(format!("reading its image: {error}")))?;
+    check_timers(&set)?;
     let made = Made { reason, boot, dependencies: None, freeze };
     finish(capture.dir, criu, &callers, &set, made)
+}
+
+/// Refuses a timerfd that expires at a time of day: CRIU brings back the time
+/// that was left.
+fn check_timers(set: &Set) -> Result<(), Refusal> {
+    let mut timers = set.files.iter().filter_map(|file| file.tfd.as_ref());
+    let is_of_day = timers.any(|timer| {
+        let left = (timer.vsec, timer.vnsec) != (0, 0);
+        left && super::files::expires_at_time_of_day(timer.clockid, timer.settime_flags)
+    });
+    if is_of_day { Err(refuse("a timerfd set to a time of day")) } else { Ok(()) }
 }
 
 /// A dump of ours that CRIU is to restore: whose descriptors are which.
@@ -163,7 +176,10 @@ fn look(capture: &Capture<'_>) -> Result<Callers, Refusal> {
         changed::check_place(capture.pid)?;
     }
     let callers = callers(capture)?;
-    if callers.given.get(&0) == Some(&0) && has_read(capture)? {
+    let stdin = callers.given.iter().find(|(_, number)| **number == 0);
+    if let Some((fd, _)) = stdin
+        && has_read(capture, *fd)?
+    {
         return Err(Refusal::lasting("it has read some of its standard input"));
     }
     Ok(callers)
@@ -195,8 +211,6 @@ fn check_session(pid: i32) -> Result<(), Refusal> {
 /// is what it was is the caller's; of pipes, sockets and terminals, which a
 /// program cannot have opened itself, every one that is the same.
 fn callers(capture: &Capture<'_>) -> Result<Callers, Refusal> {
-    let dir = format!("/proc/{}/fd", capture.pid);
-    let failed = |error: std::io::Error| Refusal::passing(format!("{dir}: {error}"));
     let origins: BTreeMap<RawFd, FileId> = (0..)
         .zip(capture.stdio)
         .filter_map(|(number, origin)| match origin {
@@ -205,21 +219,9 @@ fn callers(capture: &Capture<'_>) -> Result<Callers, Refusal> {
         })
         .collect();
     let mut callers = Callers::default();
-    let mut entries = BTreeMap::new();
-    for entry in fs::read_dir(&dir).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok())
-        else {
-            continue;
-        };
-        let Ok(meta) = fs::metadata(entry.path()) else { continue };
-        let target = fs::read_link(entry.path()).map_err(failed)?;
-        entries.insert(fd, (FileId { dev: meta.dev(), ino: meta.ino() }, target));
-    }
+    let entries = open_files(capture.pid)?;
     for (fd, (id, target)) in &entries {
-        let target = target.as_os_str().as_bytes();
-        let telling = [&b"pipe:["[..], b"socket:[", b"/dev/pts/", b"/dev/tty"];
-        let is_telling = telling.iter().any(|start| target.starts_with(start));
+        let is_telling = is_telling(target);
         let stdio = match origins.get(fd) {
             Some(origin) if origin == id => Some(*fd),
             _ if is_telling => {
@@ -246,7 +248,77 @@ fn callers(capture: &Capture<'_>) -> Result<Callers, Refusal> {
             (None, None) => {}
         }
     }
+    check_kept(capture.pid, &origins, &entries)?;
     Ok(callers)
+}
+
+/// The descriptors of a process: what each is.
+type OpenFiles = BTreeMap<RawFd, (FileId, PathBuf)>;
+
+fn open_files(pid: i32) -> Result<OpenFiles, Refusal> {
+    let dir = format!("/proc/{pid}/fd");
+    let failed = |error: std::io::Error| Refusal::passing(format!("{dir}: {error}"));
+    let mut entries = BTreeMap::new();
+    for entry in fs::read_dir(&dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok())
+        else {
+            continue;
+        };
+        let Ok(meta) = fs::metadata(entry.path()) else { continue };
+        let target = fs::read_link(entry.path()).map_err(failed)?;
+        entries.insert(fd, (FileId { dev: meta.dev(), ino: meta.ino() }, target));
+    }
+    Ok(entries)
+}
+
+/// Whether an inode says enough: a program cannot have opened that itself.
+fn is_telling(target: &Path) -> bool {
+    let target = target.as_os_str().as_bytes();
+    let telling = [&b"pipe:["[..], b"socket:[", b"/dev/pts/", b"/dev/tty"];
+    telling.iter().any(|start| target.starts_with(start))
+}
+
+/// Refuses what was the caller's 0, 1 or 2 where the first process has none of
+/// it any more, or nothing that tells it from a file that it has opened itself:
+/// the next caller's could not be put there.
+fn check_kept(
+    root: i32,
+    origins: &BTreeMap<RawFd, FileId>,
+    of_root: &OpenFiles,
+) -> Result<(), Refusal> {
+    let refuse = |pid: i32, fd: RawFd, number: RawFd| {
+        let what = format!("process {pid} has kept its caller's {number} as fd {fd} alone");
+        Err(Refusal::lasting(what))
+    };
+    let in_place: BTreeSet<FileId> = origins
+        .iter()
+        .filter(|(number, id)| of_root.get(number).is_some_and(|(its, _)| its == *id))
+        .map(|(_, id)| *id)
+        .collect();
+    let lost = |id: &FileId| {
+        let origin = origins.iter().find(|(_, origin)| *origin == id && !in_place.contains(id));
+        origin.map(|(number, _)| *number)
+    };
+    let is_file = |pid: i32, fd: RawFd| {
+        fs::metadata(format!("/proc/{pid}/fd/{fd}")).is_ok_and(|meta| meta.is_file())
+    };
+    for (fd, (id, _)) in of_root {
+        if let Some(number) = lost(id).filter(|_| is_file(root, *fd)) {
+            return refuse(root, *fd, number);
+        }
+    }
+    let with_root: BTreeSet<FileId> = of_root.values().map(|(id, _)| *id).collect();
+    for child in tree::descendants(root) {
+        // One that has just ended has none.
+        for (fd, (id, target)) in open_files(child).unwrap_or_default() {
+            let is_callers = is_telling(&target) && !with_root.contains(&id) || is_file(child, fd);
+            if let Some(number) = lost(&id).filter(|_| is_callers) {
+                return refuse(child, fd, number);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn writes(pid: i32, fd: RawFd) -> bool {
@@ -256,14 +328,15 @@ fn writes(pid: i32, fd: RawFd) -> bool {
     flags & libc::O_ACCMODE != libc::O_RDONLY
 }
 
-/// Tells whether the program has read some of what was its standard input.
-fn has_read(capture: &Capture<'_>) -> Result<bool, Refusal> {
+/// Tells whether the program has read some of what was its standard input, and
+/// is `fd` now.
+fn has_read(capture: &Capture<'_>, fd: RawFd) -> Result<bool, Refusal> {
     if capture.stdin == StdinAtStart::Other {
         return Ok(false);
     }
     let failed = |error: std::io::Error| refuse(format!("looking at its standard input: {error}"));
     let process = pidfd::open(capture.pid).map_err(failed)?;
-    let now = StdinAtStart::of(pidfd::get_fd(process.as_fd(), 0).map_err(failed)?);
+    let now = StdinAtStart::of(pidfd::get_fd(process.as_fd(), fd).map_err(failed)?);
     Ok(match (capture.stdin, now) {
         (StdinAtStart::Offset(before), StdinAtStart::Offset(now)) => before != now,
         (StdinAtStart::Unread(before), StdinAtStart::Unread(now)) => now < before,

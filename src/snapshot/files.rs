@@ -401,8 +401,9 @@ impl Reader<'_> {
     /// Returns whether a descriptor is what the program was given as `number`:
     /// that very one, or a duplicate. Once the program has put something else
     /// there, a duplicate is known only by its inode, which says enough for
-    /// pipes, sockets and terminals; other files the program may have opened
-    /// itself.
+    /// pipes, sockets and terminals. Another file the program may have opened
+    /// itself, or have kept of its caller's (`exec 3<&0 </dev/null`): then a
+    /// restore would go on with the file of the capture, so it is refused.
     fn comes_from(
         &self,
         descriptor: &Descriptor,
@@ -424,11 +425,20 @@ impl Reader<'_> {
         if there.is_some_and(|there| there.id == Some(given)) {
             return same(self.pid, number, self.pid, descriptor.fd);
         }
+        if descriptor.id == Some(given) && !with_root && self.is_regular(descriptor) {
+            let what = format!("a file that was its caller's {number}, which it has replaced");
+            return Err(self.refuse(descriptor, what));
+        }
         let target = descriptor.target.as_os_str().as_bytes();
         let telling = target.starts_with(b"pipe:[")
             || target.starts_with(b"socket:[")
             || tty::is_terminal(&descriptor.target);
         Ok(telling && descriptor.id == Some(given))
+    }
+
+    fn is_regular(&self, descriptor: &Descriptor) -> bool {
+        let path = format!("/proc/{}/fd/{}", self.pid, descriptor.fd);
+        fs::metadata(path).is_ok_and(|meta| meta.is_file())
     }
 
     /// Returns whether a descriptor is the root's `number` or a duplicate.
@@ -584,14 +594,19 @@ impl Reader<'_> {
     }
 }
 
-/// Returns whether a timerfd expires at a time of day, or is cancelled when that
-/// is set: the time that is left does not say so (`timerfd_create(2)`).
+/// Returns whether a timerfd that has been set expires at a time of day, or is
+/// cancelled when that is set: the time that is left does not say so
+/// (`timerfd_create(2)`).
+pub fn expires_at_time_of_day(clockid: u32, settime_flags: u32) -> bool {
+    const CLOCK_REALTIME_ALARM: u32 = 8;
+    const ABSOLUTE: u32 = 1;
+    settime_flags & ABSOLUTE != 0
+        && [libc::CLOCK_REALTIME as u32, CLOCK_REALTIME_ALARM].contains(&clockid)
+}
+
 fn is_time_of_day(info: &Info) -> bool {
-    const CLOCK_REALTIME_ALARM: u64 = 8;
-    const ABSOLUTE: u64 = 1;
-    info.octal("settime flags") & ABSOLUTE != 0
-        && [libc::CLOCK_REALTIME as u64, CLOCK_REALTIME_ALARM].contains(&info.number("clockid"))
-        && info.time("it_value") != (0, 0)
+    let (clockid, flags) = (info.number("clockid") as u32, info.octal("settime flags") as u32);
+    expires_at_time_of_day(clockid, flags) && info.time("it_value") != (0, 0)
 }
 
 /// Returns the number in a target such as `pipe:[1234]`.

@@ -274,6 +274,17 @@ fn age(stat: &Stat) -> Option<Duration> {
     Some(now.saturating_sub(started))
 }
 
+/// Returns all that descend from a process.
+pub fn descendants(root: i32) -> Vec<i32> {
+    let mut all = children(root);
+    let mut next = 0;
+    while let Some(&parent) = all.get(next).filter(|_| all.len() <= MAX_PROCESSES) {
+        next += 1;
+        all.extend(children(parent));
+    }
+    all
+}
+
 /// Returns the children of every thread of a process.
 fn children(pid: i32) -> Vec<i32> {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
