@@ -70,7 +70,12 @@ impl Draft {
                     self.write(terminal::FILE, &terminal)?;
                 }
                 let named = named::files(&self.image_dir, &running.command, captured_at);
-                dependencies.extend(named.map_err(|error| format!("the image: {error}"))?);
+                let mut named = named.map_err(|error| format!("the image: {error}"))?;
+                // The status file and what 0, 1 and 2 lead to are written to.
+                for output in &scope.outputs {
+                    named.remove(&command.cwd.join(output));
+                }
+                dependencies.extend(named);
                 dependencies.sort();
                 dependencies.dedup();
                 let inner = Inner::record(running, command, scope, host, *began, &mut digests)?;
