@@ -132,7 +132,7 @@ pub enum Standing {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     /// Nothing of that name is anywhere.
-    #[error("there is no criu")]
+    #[error("there is no criu (scripts/get-criu DIR brings one, WARMSTART_CRIU=FILE names one)")]
     Missing,
     /// The one that was named cannot be used.
     #[error("{}: {why}", path.display())]

@@ -25,6 +25,7 @@ mod relay;
 mod run;
 mod spawn;
 mod stdio;
+mod terminal;
 mod training;
 
 use std::ffi::OsString;

@@ -17,6 +17,7 @@ use super::delivery;
 use super::engine::Engines;
 use super::inner::{self, Inner};
 use super::probing::chain;
+use super::terminal;
 use super::{EngineChoice, Options, Policy, Training};
 use crate::cache::{Cache, CacheError, CaptureLock, Entry};
 use crate::command::Command;
@@ -445,6 +446,14 @@ impl Lookup {
         entry.meta().files.iter().find(|file| file.name == NOTIFY_FILE)?;
         let text = std::fs::read(entry.image_dir().join(NOTIFY_FILE)).ok()?;
         serde_json::from_slice(&text).ok()
+    }
+
+    /// Returns the mode that the program in the entry has put its terminal
+    /// into, if it has.
+    pub fn terminal(&self) -> Option<terminal::Mode> {
+        let entry = self.entry.as_ref()?;
+        entry.meta().files.iter().find(|file| file.name == terminal::FILE)?;
+        terminal::Mode::read(&entry.image_dir())
     }
 
     /// Remembers that the entry, which was found good, could not be restored.

@@ -197,7 +197,10 @@ fn absolute(command: &Command) -> Regex {
     let mut ends: Vec<&str> = READ.split_whitespace().collect();
     // The longest first: `app.json` is no `app.js`.
     ends.sort_by_key(|end| std::cmp::Reverse(end.len()));
-    let path = format!(r"/{BYTE}+\.(?:{})", ends.join("|"));
+    let rest = format!(r"/{BYTE}+\.(?:{})", ends.join("|"));
+    // A heap is full of slashes, but not of the names of the few directories
+    // that every path begins with.
+    let path = format!("/(?:{}){rest}", roots().join("|"));
     let plain = pattern(&format!("^{BYTE}+$"));
     let named = command.argv.iter().skip(1).take(ARGUMENTS_MAX);
     let named = named.map(|argument| command.cwd.join(argument));
@@ -207,10 +210,22 @@ fn absolute(command: &Command) -> Regex {
     let mut paths: Vec<String> = places
         .iter()
         .filter_map(|place| place.to_str())
-        .map(|place| format!("{}{path}", regex::escape(place)))
+        .map(|place| format!("{}{rest}", regex::escape(place)))
         .collect();
     paths.push(path);
     pattern(&paths.join("|"))
+}
+
+/// Lists the directories that absolute paths can begin with; what lies in `/`
+/// itself is found by an argument that names it, or from there.
+fn roots() -> Vec<String> {
+    let entries = fs::read_dir("/").into_iter().flatten().flatten();
+    let dirs = entries.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name());
+    let counted = dirs.filter(|name| {
+        let path = Path::new("/").join(name);
+        !NO_DIRECTORIES.iter().any(|dir| path == Path::new(dir))
+    });
+    counted.filter_map(|name| name.to_str().map(regex::escape)).collect()
 }
 
 fn alternatives(names: &[Vec<u8>]) -> String {

@@ -12,6 +12,7 @@ use super::engine::{Engines, Taken};
 use super::hit::{Lookup, Origin, Unread};
 use super::inner;
 use super::probing::Probing;
+use super::terminal::Mode;
 use crate::pids::placing::Placed;
 use crate::privilege;
 use crate::readiness::{NotifySocket, Source};
@@ -125,6 +126,8 @@ pub struct Running {
     pub stdio: [StdioOrigin; 3],
     /// How far 0 had been read then.
     pub stdin: StdinAtStart,
+    /// The mode of the terminal that it was started on.
+    pub terminal: Option<Mode>,
     /// When it was started.
     pub started: SystemTime,
     /// What puts the pid cursor back once its threads are all there.
@@ -183,10 +186,15 @@ impl Parts for Running {
                     return Err(Refusal::passing("it was starting another program"));
                 }
                 let notified = self.probing.has_notified();
+                let terminal = Mode::changed_by(self.pid, self.terminal.as_ref());
                 self.taken = Some((engine, reason));
                 Ok(Box::new(move || {
                     let snapshot = write().map_err(|refusal| refusal.reason)?;
-                    draft.commit(&snapshot, Origin::Run { running, notified }, captured_at)
+                    draft.commit(
+                        &snapshot,
+                        Origin::Run { running, notified, terminal },
+                        captured_at,
+                    )
                 }))
             }
             // The relay is about to learn it; nothing stood in the way.

@@ -6,6 +6,9 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::capture::Capture;
 use super::engine::Engines;
 use super::hit::{Found, Lookup, NoLookup};
@@ -14,6 +17,7 @@ use super::parts::{Key, Place, Running};
 use super::probing::{self, Probing};
 use super::relay::{self, Ending, Relay};
 use super::stdio::{self, Tap};
+use super::terminal::{Entered, Mode};
 use super::{CapturePoint, OWN_FAILURE, Options, Policy, descriptors, hit, spawn};
 use crate::command::Command;
 use crate::fingerprint::{Host, Point, Stream};
@@ -69,6 +73,18 @@ pub struct Run {
     /// The log of a capture at main, there or to be.
     log: Option<PathBuf>,
 }
+
+/// A program that is restored.
+struct Back {
+    restored: Restored,
+    began: Instant,
+    /// Its terminal, if it had changed the mode of that.
+    terminal: Option<Entered>,
+}
+
+/// How long a restored program may take to be where it was, before it is told
+/// that its window has another size.
+const WINDOW_PAUSE: Duration = Duration::from_millis(20);
 
 /// How a cold start is to be done.
 enum Start {
@@ -191,7 +207,7 @@ impl Run {
         self.status.timings_ms.lookup = ms(sys::start::age());
         match found {
             Found::Entry => match self.restore(&lookup) {
-                Ok((restored, began)) => self.restored(restored, began, lookup),
+                Ok(back) => self.restored(back, lookup),
                 Err(reason) => {
                     self.inherited.mask.set();
                     let is_worth = is_worth_a_capture(&reason, &mut lookup);
@@ -243,16 +259,19 @@ impl Run {
         }
     }
 
-    fn restore(&mut self, lookup: &Lookup) -> Result<(Restored, Instant), CannotRestore> {
+    fn restore(&mut self, lookup: &Lookup) -> Result<Back, CannotRestore> {
         self.block_signals();
         let began = Instant::now();
         let closed = self.inherited.closed_stdio;
+        let terminal = lookup.terminal().and_then(|mode| Entered::new(&mode));
         let restored = lookup.restore(&self.options, &self.ignored, closed);
         self.status.timings_ms.restore = ms(began.elapsed());
-        restored.map(|restored| (restored, began))
+        Ok(Back { restored: restored?, began, terminal })
     }
 
-    fn restored(mut self, restored: Restored, began: Instant, mut lookup: Box<Lookup>) -> u8 {
+    fn restored(mut self, back: Back, mut lookup: Box<Lookup>) -> u8 {
+        let Back { restored, began, terminal } = back;
+        let resized = terminal.is_some_and(Entered::keep);
         self.status.outcome = Outcome::Restored;
         self.status.engine = Some(restored.engine.name());
         self.status.reason = lookup.why_not_native();
@@ -274,6 +293,11 @@ impl Run {
         lookup.finish_hit();
         stdio::let_go(self.herald.is_quiet());
         stdio::let_go_of(&self.passed);
+        if resized {
+            // A signal that comes before it waits again interrupts nothing.
+            std::thread::sleep(WINDOW_PAUSE);
+            let _ = kill(Pid::from_raw(restored.pid), Signal::SIGWINCH);
+        }
         match Relay::new(restored.pid, Tap::default(), notify) {
             Ok(relay) => {
                 let ending = relay.run(None);
@@ -369,6 +393,7 @@ impl Run {
             true => StdinAtStart::Other,
             false => StdinAtStart::of(std::io::stdin()),
         };
+        let terminal = Mode::ours();
         let origins = self.origins(&ends);
         let uses_pids = self.options.pids.iter().any(|way| *way != Strategy::Namespace);
         let mark = uses_pids.then(|| key.mark());
@@ -403,6 +428,7 @@ impl Run {
             tcp: self.options.tcp,
             stdio: origins,
             stdin,
+            terminal,
             started: started.exact,
             placed,
             engines: Engines::of(&self.options),

@@ -1,4 +1,4 @@
-//! Terminals: `tcgetattr(3)`, `TIOCGWINSZ` (`ioctl_tty(2)`).
+//! Terminals: `tcgetattr(3)`, `tcsetattr(3)`, `TIOCGWINSZ` (`ioctl_tty(2)`).
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -22,6 +22,16 @@ pub fn settings(fd: BorrowedFd<'_>) -> io::Result<libc::termios> {
             0 => Ok(termios.assume_init()),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+}
+
+/// Sets the settings of a terminal, at once. A process in the background is
+/// stopped for that, unless it blocks or ignores SIGTTOU.
+pub fn set(fd: BorrowedFd<'_>, settings: &libc::termios) -> io::Result<()> {
+    // SAFETY: tcsetattr reads the structure.
+    match unsafe { libc::tcsetattr(fd.as_raw_fd(), libc::TCSANOW, settings) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::super::inner::{self, Inner, Running};
 use super::super::named;
 use super::super::probing::chain;
+use super::super::terminal::{self, Mode};
 use super::{NOTIFY_FILE, Notify};
 use crate::cache::{AtMain, Cache, NewEntry, Staging};
 use crate::command::Command;
@@ -23,6 +24,8 @@ pub enum Origin {
         running: Running,
         /// Whether it had said READY=1.
         notified: bool,
+        /// The mode of its terminal, if it has changed that.
+        terminal: Option<Mode>,
     },
     /// A JVM of our own that waits before `main`.
     Main(AtMain),
@@ -62,9 +65,17 @@ impl Draft {
         let mut at_main = None;
         let mut dependencies = snapshot.dependencies.clone();
         match origin {
-            Origin::Run { running, notified } => {
+            Origin::Run { running, notified, terminal } => {
+                if let Some(terminal) = terminal {
+                    self.write(terminal::FILE, &terminal)?;
+                }
                 let named = named::files(&self.image_dir, &running.command, captured_at);
-                dependencies.extend(named.map_err(|error| format!("the image: {error}"))?);
+                let mut named = named.map_err(|error| format!("the image: {error}"))?;
+                // The status file and what 0, 1 and 2 lead to are written to.
+                for output in &scope.outputs {
+                    named.remove(&command.cwd.join(output));
+                }
+                dependencies.extend(named);
                 dependencies.sort();
                 dependencies.dedup();
                 let inner = Inner::record(running, command, scope, host, *began, &mut digests)?;
