@@ -18,7 +18,7 @@
 //! | undo of System V semaphores | [`semaphores`] |
 //! | threads with descriptors of their own, unshared namespaces | [`process`] |
 //! | processors, timer slack, I/O priority, what a core dump holds | [`changed`] |
-//! | timerfds at a time of day, semaphores of eventfd, options of sockets | [`files`] |
+//! | timerfds at a time of day, semaphores of eventfd, options of sockets, inotify | [`files`] |
 
 use super::{
     After, Capture, Refusal, attributes, changed, files, finish, numa, process, semaphores,
@@ -108,6 +108,10 @@ pub fn without_place(set: &Set, facts: &[Facts]) -> Option<String> {
     let eventfds = set.files.iter().filter_map(|file| file.efd.as_ref());
     if eventfds.into_iter().any(|eventfd| eventfd.flags & EFD_SEMAPHORE != 0) {
         all.push("an eventfd that is a semaphore (EFD_SEMAPHORE)");
+    }
+    let inotify = set.files.iter().filter_map(|file| file.ify.as_ref());
+    if inotify.flat_map(|it| &it.wd).any(|watch| watch.mask & libc::IN_ONESHOT != 0) {
+        all.push("inotify that watches for one event (IN_ONESHOT)");
     }
     all.sort_unstable();
     all.dedup();

@@ -201,6 +201,12 @@ fn parse(id: u32, line: &str) -> Option<InotifyWdEntry> {
     Some(watch)
 }
 
+/// Tells whether a line is of a watch that ends with its first event: CRIU makes
+/// a lasting one of it.
+pub(super) fn is_for_one_event(line: &str) -> bool {
+    parse(0, line).is_some_and(|watch| watch.mask & libc::IN_ONESHOT != 0)
+}
+
 /// Turns bytes into words, the first byte lowest.
 fn handle(text: &str) -> Option<Vec<u64>> {
     let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
@@ -227,6 +233,7 @@ mod tests {
         let FhEntry { bytes, r#type, handle, .. } = watch.f_handle;
         assert_eq!((bytes, r#type, handle.len()), (10, 1, MIN_WORDS));
         assert_eq!(handle[..3], [0xf6ea_9091_0099_4015, 0x0201, 0]);
+        assert!(is_for_one_event(line) && !is_for_one_event("1 mask:4000002"));
         assert!(parse(9, "x ino:1").is_none() && parse(9, "1 ino:xyz").is_none());
     }
 

@@ -3,9 +3,9 @@
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
-use super::{Descriptor, is_time_of_day, list, socket};
+use super::{Descriptor, inotify, is_time_of_day, list, socket};
 use crate::snapshot::{Capture, Refusal, StdioOrigin};
-use crate::sys::pidfd;
+use crate::sys::{pidfd, socket::readable};
 
 /// Refuses such a descriptor of a process, but for what is its caller's.
 pub fn check_unseen(capture: &Capture<'_>, pid: i32) -> Result<(), Refusal> {
@@ -22,6 +22,16 @@ pub fn check_unseen(capture: &Capture<'_>, pid: i32) -> Result<(), Refusal> {
         }
         if target == b"anon_inode:[eventfd]" && info.number("eventfd-semaphore") == 1 {
             return refuse("an eventfd that is a semaphore (EFD_SEMAPHORE)");
+        }
+        if target == b"anon_inode:inotify" {
+            if info.values("inotify wd").any(inotify::is_for_one_event) {
+                return refuse("inotify that watches for one event (IN_ONESHOT)");
+            }
+            let duplicate = pidfd::get_fd(process.as_fd(), fd);
+            if duplicate.is_ok_and(|instance| readable(instance.as_fd()).unwrap_or(1) > 0) {
+                let what = format!("fd {fd} is inotify with events that were not read");
+                return Err(Refusal::passing(what));
+            }
         }
         if target.starts_with(b"socket:[")
             // What cannot be had CRIU cannot either, and says so.
