@@ -146,9 +146,9 @@ say(os.read(reader, 20))
 
 /// `exec 3<&0 </dev/null`: what was kept of the caller's input came back as the
 /// file of the capture, whatever the next caller's input was; with CRIU also
-/// the pipe of a child whose parent had let go of it.
+/// the pipe of a child whose parent had let go of it, which is refused.
 #[test]
-fn input_that_cannot_be_told_from_a_file_is_refused() {
+fn input_that_was_kept_elsewhere_is_the_next_callers() {
     let moved = "
 kept = os.dup(0)
 os.dup2(os.open('/dev/null', os.O_RDONLY), 0)
@@ -167,41 +167,51 @@ say('ready')
 go()
 os.waitpid(child, 0)
 ";
-    for (engine, text, reason) in [
-        ("native", moved, "is a file that was its caller's 0, which it has replaced"),
-        ("criu", moved, "has kept its caller's 0 as fd "),
+    let captured = r#""outcome":"captured""#;
+    for (engine, text, expected) in [
+        ("native", moved, captured),
+        ("native", of_a_child, captured),
+        ("criu", moved, captured),
         ("criu", of_a_child, "has kept its caller's 0 as fd 0 alone"),
     ] {
         let program = match Program::new(text) {
             Ok(program) => program,
             Err(missing) => skip!("{missing}"),
         };
-        if engine == "criu" && support::target::tool("WARMSTART_CRIU", CRIU).is_none() {
+        let criu = support::target::tool("WARMSTART_CRIU", CRIU);
+        if engine == "criu" && criu.is_none() {
             skip!("there is no CRIU (scripts/get-criu)");
         }
-        let status = program.path("status");
-        fs::write(program.path("input"), "what it was\n").unwrap();
-        let mut command = Command::new(support::binary());
-        command.env("WARMSTART_CACHE_DIR", program.path("cache"));
-        if let Some(criu) = support::target::tool("WARMSTART_CRIU", CRIU) {
-            command.env("WARMSTART_CRIU", criu);
-        }
-        command.args(["--engine", engine, "--ready", "log:ready", "--status-file"]).arg(&status);
-        command.args(["--", PYTHON]).arg(program.path("program.py"));
-        command.stdin(fs::File::open(program.path("input")).unwrap());
-        command.stdout(Stdio::piped()).stderr(Stdio::null());
-        let run = command.spawn().unwrap();
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let text = fs::read_to_string(&status).unwrap_or_default();
-            if text.contains(reason) {
-                break;
+        let run = |input: &str, expected: &str| {
+            let (status, file) = (program.path("status"), program.path(input));
+            let _ = fs::remove_file(&status);
+            fs::write(&file, input).unwrap();
+            let mut command = Command::new(support::binary());
+            command.env("WARMSTART_CACHE_DIR", program.path("cache"));
+            command.envs(criu.iter().map(|criu| ("WARMSTART_CRIU", criu)));
+            command.args(["--engine", engine, "--ready", "log:ready", "--status-file"]);
+            command.arg(&status).args(["--", PYTHON]).arg(program.path("program.py"));
+            command.stdin(fs::File::open(&file).unwrap());
+            command.stdout(Stdio::piped()).stderr(Stdio::null());
+            let run = command.spawn().unwrap();
+            let end = Instant::now() + PATIENCE;
+            loop {
+                let text = fs::read_to_string(&status).unwrap_or_default();
+                if text.contains(expected) {
+                    break;
+                }
+                assert!(Instant::now() < end, "{engine}: {text}");
+                std::thread::sleep(Duration::from_millis(5));
             }
-            assert!(!text.contains("captured") && Instant::now() < end, "{engine}: {text}");
-            std::thread::sleep(Duration::from_millis(5));
+            fs::write(program.path("go"), "").unwrap();
+            let output = run.wait_with_output().unwrap();
+            fs::remove_file(program.path("go")).unwrap();
+            let said = support::stdout(&output);
+            assert!(said.contains(input), "{engine}, {input}: {output:?}");
+        };
+        run("the-first", expected);
+        if expected == captured {
+            run("the-second", r#""outcome":"restored""#);
         }
-        fs::write(program.path("go"), "").unwrap();
-        let output = run.wait_with_output().unwrap();
-        assert!(support::stdout(&output).contains("what it was"), "{output:?}");
     }
 }

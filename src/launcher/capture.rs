@@ -346,6 +346,16 @@ mod tests {
         Ok(Box::new(move || result))
     }
 
+    /// A job that is done when the other end of its channel is gone.
+    fn gated() -> (std::sync::mpsc::Sender<()>, Result<Job, Refusal>) {
+        let (gate, opened) = std::sync::mpsc::channel();
+        let job: Job = Box::new(move || {
+            let _ = opened.recv();
+            Ok(())
+        });
+        (gate, Ok(job))
+    }
+
     /// Runs a script to its end; returns the diary and the status file.
     fn play(mut script: Script, patience: Duration) -> (Vec<String>, String) {
         let dir = tempfile::tempdir().unwrap();
@@ -425,18 +435,20 @@ mod tests {
 
     #[test]
     fn finishes_the_commit_of_a_program_that_ended() {
-        let slow: Job = Box::new(|| {
-            std::thread::sleep(Duration::from_millis(100));
-            Ok(())
-        });
+        let (gate, slow) = gated();
         let dir = tempfile::tempdir().unwrap();
         let herald = Herald::new(-1, Some(dir.path().join("status")));
-        let parts = Box::new(script(vec![], vec![Ok(slow)]));
+        let parts = Box::new(script(vec![], vec![slow]));
         let mut capture = Capture::new(parts, Duration::ZERO, &herald, Status::cold());
         while !matches!(capture.stage, Stage::Writing { .. }) {
             capture.step(false);
         }
+        let opens = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(gate);
+        });
         capture.program_ended();
+        opens.join().unwrap();
         let status = std::fs::read_to_string(dir.path().join("status")).unwrap();
         assert!(status.contains("captured"));
     }
@@ -453,7 +465,8 @@ mod tests {
         assert_eq!(capture.step(false), None);
         assert_eq!(*diary.borrow(), ["release"]);
 
-        let parts = Box::new(script(vec![], vec![job(Ok(()))]));
+        let (gate, reads) = gated();
+        let parts = Box::new(script(vec![], vec![reads]));
         let diary = Rc::clone(&parts.diary);
         let mut capture = Capture::new(parts, Duration::ZERO, &herald, Status::cold());
         while !matches!(capture.stage, Stage::Writing { .. }) {
@@ -461,6 +474,7 @@ mod tests {
         }
         // Too late: what was read before is good.
         capture.told_to_end(libc::SIGTERM);
+        drop(gate);
         capture.program_ended();
         assert_eq!(*diary.borrow(), ["freeze", "release"]);
     }

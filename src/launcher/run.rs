@@ -415,7 +415,7 @@ impl Run {
         self.herald.record(&self.status);
         // A warmup's output goes to our stderr.
         let quiet = self.herald.is_quiet() && self.options.warmup.is_empty();
-        stdio::let_go(quiet);
+        stdio::let_go_but_files(quiet);
         stdio::let_go_of(&self.passed);
         let notify_path = notify.as_ref().map(|notify| notify.path().to_owned());
         let target = Target { pid, started, cwd: self.command.cwd.clone() };

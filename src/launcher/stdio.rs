@@ -298,9 +298,21 @@ fn copy_window_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
 /// sees the end when the program closes its own; 2 only if we have nothing
 /// more to say.
 pub fn let_go(stderr_too: bool) {
+    let_go_of_those(stderr_too, |_| true);
+}
+
+/// The same, but for files: nobody sees their end, and a capture compares what
+/// the program has open with them.
+pub fn let_go_but_files(stderr_too: bool) {
+    let is_file =
+        |fd: i32| std::fs::metadata(format!("/proc/self/fd/{fd}")).is_ok_and(|meta| meta.is_file());
+    let_go_of_those(stderr_too, |fd| !is_file(fd));
+}
+
+fn let_go_of_those(stderr_too: bool, wanted: impl Fn(i32) -> bool) {
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         let last = if stderr_too { 2 } else { 1 };
-        for fd in 0..=last {
+        for fd in (0..=last).filter(|fd| wanted(*fd)) {
             // Fails for no reason we could do anything about.
             let _ = descriptors::duplicate_onto(null.as_raw_fd(), fd);
         }

@@ -29,7 +29,7 @@ use crate::image::{Set, vma_status};
 use crate::privilege;
 use crate::sys::ambient;
 use crate::sys::capability::CAP_CHECKPOINT_RESTORE;
-use crate::sys::pidfd;
+use crate::sys::{kcmp, pidfd};
 
 /// How long a dump may take; the program stands still meanwhile. A gigabyte
 /// takes two seconds.
@@ -229,7 +229,12 @@ fn callers(capture: &Capture<'_>) -> Result<Callers, Refusal> {
                 let order = if writes { [1, 2, 0] } else { [0, 1, 2] };
                 order.into_iter().find(|number| origins.get(number) == Some(id))
             }
-            _ => None,
+            _ => {
+                let is_it = |(number, origin): &(&RawFd, &FileId)| {
+                    *origin == id && is_ours(capture.pid, *fd, **number, *id) == Some(true)
+                };
+                origins.iter().find(is_it).map(|(number, _)| *number)
+            }
         };
         let inherited = capture
             .inherited
@@ -248,7 +253,7 @@ fn callers(capture: &Capture<'_>) -> Result<Callers, Refusal> {
             (None, None) => {}
         }
     }
-    check_kept(capture.pid, &origins, &entries)?;
+    check_kept(capture.pid, &origins, &callers, &entries)?;
     Ok(callers)
 }
 
@@ -279,23 +284,29 @@ fn is_telling(target: &Path) -> bool {
     telling.iter().any(|start| target.starts_with(start))
 }
 
+/// Says whether a descriptor is what we have as `number`; `None` if we have that
+/// no more (the launcher keeps files only).
+fn is_ours(pid: i32, fd: RawFd, number: RawFd, id: FileId) -> Option<bool> {
+    let own = std::process::id() as i32;
+    let is_there = FileId::numbered(number).ok() == Some(id);
+    is_there.then(|| kcmp::same_file(own, number, pid, fd).unwrap_or(false))
+}
+
 /// Refuses what was the caller's 0, 1 or 2 where the first process has none of
 /// it any more, or nothing that tells it from a file that it has opened itself:
 /// the next caller's could not be put there.
 fn check_kept(
     root: i32,
     origins: &BTreeMap<RawFd, FileId>,
+    callers: &Callers,
     of_root: &OpenFiles,
 ) -> Result<(), Refusal> {
     let refuse = |pid: i32, fd: RawFd, number: RawFd| {
         let what = format!("process {pid} has kept its caller's {number} as fd {fd} alone");
         Err(Refusal::lasting(what))
     };
-    let in_place: BTreeSet<FileId> = origins
-        .iter()
-        .filter(|(number, id)| of_root.get(number).is_some_and(|(its, _)| its == *id))
-        .map(|(_, id)| *id)
-        .collect();
+    let given = callers.given.keys().filter_map(|fd| of_root.get(fd));
+    let in_place: BTreeSet<FileId> = given.map(|(id, _)| *id).collect();
     let lost = |id: &FileId| {
         let origin = origins.iter().find(|(_, origin)| *origin == id && !in_place.contains(id));
         origin.map(|(number, _)| *number)
@@ -304,7 +315,9 @@ fn check_kept(
         fs::metadata(format!("/proc/{pid}/fd/{fd}")).is_ok_and(|meta| meta.is_file())
     };
     for (fd, (id, _)) in of_root {
-        if let Some(number) = lost(id).filter(|_| is_file(root, *fd)) {
+        let in_doubt =
+            |number: &RawFd| is_file(root, *fd) && is_ours(root, *fd, *number, *id).is_none();
+        if let Some(number) = lost(id).filter(in_doubt) {
             return refuse(root, *fd, number);
         }
     }

@@ -402,8 +402,9 @@ impl Reader<'_> {
     /// that very one, or a duplicate. Once the program has put something else
     /// there, a duplicate is known only by its inode, which says enough for
     /// pipes, sockets and terminals. Another file the program may have opened
-    /// itself, or have kept of its caller's (`exec 3<&0 </dev/null`): then a
-    /// restore would go on with the file of the capture, so it is refused.
+    /// itself, or have kept of its caller's (`exec 3<&0 </dev/null`), and a
+    /// restore would go on with the file of the capture: where we do not have it
+    /// ourselves to compare, it is refused.
     fn comes_from(
         &self,
         descriptor: &Descriptor,
@@ -426,6 +427,11 @@ impl Reader<'_> {
             return same(self.pid, number, self.pid, descriptor.fd);
         }
         if descriptor.id == Some(given) && !with_root && self.is_regular(descriptor) {
+            if FileId::numbered(number).ok() == Some(given) {
+                // We have it, too: the launcher keeps what is a file.
+                let own = std::process::id() as i32;
+                return same(own, number, self.pid, descriptor.fd);
+            }
             let what = format!("a file that was its caller's {number}, which it has replaced");
             return Err(self.refuse(descriptor, what));
         }
