@@ -8,6 +8,7 @@
 //! A name that is new there is not noticed.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -114,9 +115,16 @@ impl Reader<'_> {
         places.push(cwd.clone());
         let line = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
         let words = line.split(|byte| *byte == 0).filter(|word| !word.is_empty());
-        places.extend(words.map(|word| cwd.join(std::ffi::OsStr::from_bytes(word))));
+        places.extend(words.map(|word| cwd.join(OsStr::from_bytes(word))));
         places.extend(self.family.everywhere().map(|(_, open)| open.target.clone()));
         places.extend(link("exe").ok());
+        // A configuration may have come by the environment; a list of directories
+        // that programs are looked for in (PATH) is none.
+        let environment = fs::read(format!("/proc/{}/environ", self.pid)).unwrap_or_default();
+        let values = environment.split(|byte| *byte == 0);
+        let values = values.filter_map(|line| line.splitn(2, |byte| *byte == b'=').nth(1));
+        let values = values.filter(|value| !value.contains(&b':'));
+        places.extend(values.map(|value| PathBuf::from(OsStr::from_bytes(value))));
         places.extend(USUAL.map(PathBuf::from));
         places.retain(|place| place.is_absolute());
         places
