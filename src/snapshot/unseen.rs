@@ -10,15 +10,15 @@
 //!
 //! | what | where it is found |
 //! |---|---|
-//! | `MLOCK_ONFAULT`, `mseal`, protection keys | `smaps` ([`vmas`]) |
-//! | NUMA policies, of memory and of threads | [`numa`] |
-//! | `mlockall(MCL_FUTURE)`, `PR_SET_MDWE`, `_MEMORY_MERGE`, `_TSC`, `PR_MCE_KILL` | [`attributes`] |
-//! | speculation, user dispatch, I/O flusher, a signal at the parent's death | [`attributes`] |
-//! | AMX, keyrings, Landlock | [`unheld`] |
-//! | undo of System V semaphores | [`semaphores`] |
-//! | threads with descriptors of their own, unshared namespaces | [`process`] |
-//! | processors, timer slack, I/O priority, what a core dump holds | [`changed`] |
-//! | timerfds at a time of day, semaphores of eventfd, options of sockets, inotify | [`files`] |
+//! | `MLOCK_ONFAULT`, `mseal`, protection keys | `smaps` (`vmas`) |
+//! | NUMA policies, of memory and of threads | `numa` |
+//! | `mlockall(MCL_FUTURE)`, `PR_SET_MDWE`, `_MEMORY_MERGE`, `_TSC`, `PR_MCE_KILL` | `attributes` |
+//! | speculation, user dispatch, I/O flusher, a signal at the parent's death | `attributes` |
+//! | AMX, keyrings, Landlock | `unheld` |
+//! | undo of System V semaphores | `semaphores` |
+//! | threads with descriptors of their own, unshared namespaces | `process` |
+//! | processors, timer slack, I/O priority, what a core dump holds | `changed` |
+//! | timerfds at a time of day, semaphores of eventfd, options of sockets, inotify | `files` |
 
 use super::{
     After, Capture, Refusal, attributes, changed, files, finish, numa, process, semaphores,
