@@ -161,8 +161,8 @@ pub enum CannotRestore {
     /// get it now.
     #[error("{0}: the address is in use")]
     AddressInUse(String),
-    /// A step failed before the release.
-    #[error("the restore failed at {step}: {errno}")]
+    /// A step failed before the release; `criu` is one, and speaks for itself.
+    #[error("{}{step}: {errno}", if step == "criu" { "" } else { "the restore failed at " })]
     Step {
         /// The step, as the plan prints it.
         step: String,

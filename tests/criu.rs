@@ -349,7 +349,10 @@ fn what_criu_would_lose_is_refused_before_it_is_asked() {
     service.capture(&[]).end();
     prepared(&mut service, dir.path(), &format!("{SEMAPHORE}{ODD}"));
     let reason = refused(&service, &[]);
-    assert!(reason.starts_with("fd 4 is in signal-driven mode (O_ASYNC); "), "{reason}");
+    assert!(
+        reason.starts_with("fd 4 is to send signals (O_ASYNC, F_SETOWN, F_SETSIG); "),
+        "{reason}"
+    );
     assert!(reason.contains(LOST), "{reason}");
 }
 

@@ -149,6 +149,7 @@ say(os.read(reader, 20))
 /// the pipe of a child whose parent had let go of it, which is refused.
 #[test]
 fn input_that_was_kept_elsewhere_is_the_next_callers() {
+    support::session::settle();
     let moved = "
 kept = os.dup(0)
 os.dup2(os.open('/dev/null', os.O_RDONLY), 0)

@@ -3,8 +3,10 @@
 //! it. Refused by name.
 
 use std::fs;
+use std::time::SystemTime;
 
-use super::Refusal;
+use super::process::Stat;
+use super::{Refusal, tree};
 use crate::sys::semaphores;
 use crate::trace::Group;
 
@@ -12,14 +14,23 @@ use crate::trace::Group;
 ///
 /// That there is a list is known of a process of one thread. One of several has
 /// a list anyway (`copy_semundo` in the kernel's `ipc/sem.c`): of it is taken
-/// what its processes were the last to act upon. Where there is no set at all
-/// there is nothing to undo.
+/// what its processes were the last to act upon. Where nobody has acted upon a
+/// set since the process began there is nothing to undo.
 pub fn check(group: &Group, pids: &[i32]) -> Result<(), Refusal> {
-    let sets = sets(&fs::read_to_string("/proc/sysvipc/sem").unwrap_or_default());
+    let pid = group.pid();
+    let mut sets = sets(&fs::read_to_string("/proc/sysvipc/sem").unwrap_or_default());
     if sets.is_empty() {
         return Ok(());
     }
-    let pid = group.pid();
+    let age = tree::age(&Stat::read(&format!("/proc/{pid}/stat"))?);
+    let began = age.and_then(|age| SystemTime::now().checked_sub(age));
+    let began = began.and_then(|began| began.duration_since(SystemTime::UNIX_EPOCH).ok());
+    // Whole seconds, of a clock that may be behind by a tick.
+    let began = began.map_or(0, |began| began.as_secs().saturating_sub(1));
+    sets.retain(|set| set.acted_at >= began);
+    if sets.is_empty() {
+        return Ok(());
+    }
     let is_alone = group.threads().len() == 1;
     match semaphores::has_undo_list(pid) {
         Ok(true) if is_alone => {}
@@ -44,14 +55,18 @@ pub fn check(group: &Group, pids: &[i32]) -> Result<(), Refusal> {
 struct Set {
     id: i32,
     len: i32,
+    /// When somebody acted upon it last, in seconds since 1970; 0: nobody yet.
+    acted_at: u64,
 }
 
-/// Parses `/proc/sysvipc/sem` (`proc(5)`): key, id, permissions, number.
+/// Parses `/proc/sysvipc/sem` (`proc(5)`): key, id, permissions, number, four
+/// ids, the time of the last `semop(2)`, that of the last change.
 fn sets(text: &str) -> Vec<Set> {
     let parse = |line: &str| {
         let mut words = line.split_ascii_whitespace().skip(1);
         let id = words.next()?.parse().ok()?;
-        Some(Set { id, len: words.nth(1)?.parse().ok()? })
+        let len = words.nth(1)?.parse().ok()?;
+        Some(Set { id, len, acted_at: words.nth(4)?.parse().ok()? })
     };
     text.lines().skip(1).filter_map(parse).collect()
 }
@@ -62,9 +77,9 @@ mod tests {
 
     #[test]
     fn sets_are_read_as_the_kernel_lists_them() {
-        let text = "       key      semid perms      nsems   uid   gid  cuid  cgid\n\
-                    \u{20}        0          7   600          3     0     0     0     0\n";
-        assert_eq!(sets(text), [Set { id: 7, len: 3 }]);
+        let text = "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n\
+                    \u{20}        0          7   600          3     1     2     3     4 1795327980 1795327979\n";
+        assert_eq!(sets(text), [Set { id: 7, len: 3, acted_at: 1_795_327_980 }]);
         assert_eq!(sets(""), []);
     }
 }

@@ -267,7 +267,7 @@ fn comm(pid: i32) -> Vec<u8> {
 
 /// Returns how old a process is, to 10 ms: field 22 of `stat` counts ticks
 /// since the boot.
-fn age(stat: &Stat) -> Option<Duration> {
+pub(super) fn age(stat: &Stat) -> Option<Duration> {
     let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten()?.max(1) as u64;
     let started = Duration::from_millis(stat.field(22).saturating_mul(1000) / per_second);
     let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);

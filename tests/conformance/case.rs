@@ -67,6 +67,15 @@ pub struct Bench<'a> {
     dir: PathBuf,
 }
 
+impl Drop for Bench<'_> {
+    /// Removes what would stay for ever.
+    fn drop(&mut self) {
+        if let Ok(set) = fs::read_to_string(self.path("semaphores")) {
+            let _ = Command::new("ipcrm").args(["-s", &set]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
 impl<'a> Bench<'a> {
     /// Makes the directory.
     pub fn new(case: &'a Case, dir: &Path) -> Self {

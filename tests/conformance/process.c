@@ -616,10 +616,19 @@ static void barrier_kept(void)
 
 static int semaphores;
 
+/* A set of semaphores, which the suite removes if the program cannot. */
+static int set_of(int number)
+{
+	int set = semget(IPC_PRIVATE, number, IPC_CREAT | 0600);
+	HERE(set >= 0);
+	FILE *file = fopen(path("semaphores"), "w");
+	MUST(file && fprintf(file, "%d", set) > 0 && !fclose(file));
+	return set;
+}
+
 static void undone(void)
 {
-	semaphores = semget(IPC_PRIVATE, 1, IPC_CREAT | 0600);
-	HERE(semaphores >= 0);
+	semaphores = set_of(1);
 	struct sembuf up = {0, 3, SEM_UNDO};
 	MUST(!semop(semaphores, &up, 1));
 }
@@ -707,8 +716,7 @@ static int counted;
 /* What a program does to semaphores without SEM_UNDO stays when it ends. */
 static void counts(void)
 {
-	counted = semget(IPC_PRIVATE, 2, IPC_CREAT | 0600);
-	HERE(counted >= 0);
+	counted = set_of(2);
 	MUST(!semop(counted, &(struct sembuf){1, 3, 0}, 1));
 }
 

@@ -163,11 +163,6 @@ static void start(const char *kind)
 		MUST(child(CLONE_FS | SIGCHLD) > 0);
 	} else if (!strcmp(kind, "child-signal")) {
 		MUST(child(SIGUSR1) > 0);
-	} else if (!strcmp(kind, "child-socket")) {
-		/* Half a pair, which one process could have back. */
-		int pair[2];
-		MUST(!socketpair(AF_UNIX, SOCK_STREAM, 0, pair) && !close(pair[1]));
-		MUST(child(SIGCHLD) > 0);
 	} else if (!strcmp(kind, "child-group")) {
 		/* In the group of a process that is gone. */
 		pid_t leader = fork();
@@ -197,7 +192,10 @@ static void start(const char *kind)
 		MUST(!prctl(PR_SET_SPECULATION_CTRL, 0, 4, 0, 0));
 	} else if (!strcmp(kind, "inotify")) {
 		fd = inotify_init1(0);
-		MUST(fd >= 0 && inotify_add_watch(fd, "/tmp", IN_CREATE) >= 0);
+		char name[] = "/tmp/watched-XXXXXX";
+		MUST(fd >= 0 && mkstemp(name) >= 0);
+		/* Which has no name any more. */
+		MUST(inotify_add_watch(fd, name, IN_CREATE) >= 0 && !unlink(name));
 	} else if (!strcmp(kind, "io_uring")) {
 		char params[120] = {0};
 		MUST(syscall(SYS_io_uring_setup, 4, params) >= 0);
