@@ -40,7 +40,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("packets", "is a pipe of packets"),
     ("memfd-huge", "is huge pages of hugetlbfs"),
     ("memfd-huge-open", "/memfd:huge"),
-    ("sysv", "/SYSV"),
+    ("sysv", "is System V shared memory"),
     ("deleted", "a deleted file of 32 MiB"),
     ("renamed", "is a deleted or replaced file"),
     ("fifo", "is a named pipe with unread data of somebody else's"),
