@@ -10,10 +10,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use support::service::{Run, Service, free_port, listeners};
-use support::target::{PATIENCE, state};
+use support::target::all_gone;
 
 mod support;
 
@@ -75,7 +74,7 @@ fn comes_back(server: &Service<'_>, count: usize, is_right: IsRight, code: i32) 
             assert_eq!((run.app(), children(root)), (root, workers.clone()));
             answers(&mut run, &workers, is_right);
             assert_eq!(run.end().code(), Some(code), "one signal ends all");
-            gone(workers.iter().copied().chain([root]));
+            all_gone(workers.iter().copied().chain([root]));
             assert_eq!(listeners(server.port), 0);
         }
     }
@@ -86,17 +85,6 @@ fn comes_back(server: &Service<'_>, count: usize, is_right: IsRight, code: i32) 
         assert_eq!(run.end().code(), Some(code));
     }
     assert_eq!(listeners(server.port), 0);
-}
-
-/// Waits until none of the processes is there, be it as a zombie.
-fn gone(pids: impl IntoIterator<Item = i32>) {
-    let end = Instant::now() + PATIENCE;
-    for pid in pids {
-        while state(pid).is_some_and(|state| state != 'Z') {
-            assert!(Instant::now() < end, "process {pid} stays");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
 }
 
 /// Each worker tells the master that it lives by a deleted file that they share.

@@ -4,20 +4,17 @@
 #![allow(clippy::unwrap_used)]
 
 mod modes;
+mod support;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use modes::{Mode, PATIENCE, Program, eventually, every};
-use nix::fcntl::OFlag;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::pty::{self, PtyMaster};
+use support::terminal::Terminal;
 
 #[test]
 fn output_and_errors_to_pipes() {
@@ -140,88 +137,6 @@ fn a_tap_passes_on_what_a_background_child_writes() {
     let mut text = String::new();
     child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(text, "end\nlate\n");
-}
-
-/// A pseudo-terminal that a test types on and reads.
-struct Terminal {
-    master: PtyMaster,
-    slave: File,
-    seen: String,
-    /// How much of `seen` has been awaited.
-    at: usize,
-}
-
-impl Terminal {
-    fn new() -> Self {
-        // Close-on-exec from the start: other tests start programs meanwhile.
-        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        let master = pty::posix_openpt(flags).unwrap();
-        pty::grantpt(&master).unwrap();
-        pty::unlockpt(&master).unwrap();
-        let slave = File::options()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NOCTTY)
-            .open(pty::ptsname_r(&master).unwrap())
-            .unwrap();
-        let this = Self { master, slave, seen: String::new(), at: 0 };
-        this.resize(77);
-        this
-    }
-
-    fn resize(&self, columns: u16) {
-        let mut stty = Command::new("stty");
-        stty.args(["rows", "33", "cols", &columns.to_string()]);
-        assert!(stty.stdin(self.slave.try_clone().unwrap()).status().unwrap().success());
-    }
-
-    /// Makes it the command's standard descriptors and controlling terminal.
-    fn wrap(&self, command: &Command) -> Command {
-        let mut outer = Command::new("setsid");
-        outer.args(["-c", "-w"]).arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            if let Some(value) = value {
-                outer.env(name, value);
-            }
-        }
-        self.attach(&mut outer);
-        outer
-    }
-
-    fn attach(&self, command: &mut Command) {
-        let slave = || Stdio::from(self.slave.try_clone().unwrap());
-        command.stdin(slave()).stdout(slave()).stderr(slave());
-    }
-
-    fn start(&self, command: &Command) -> Child {
-        self.wrap(command).spawn().unwrap()
-    }
-
-    fn type_in(&self, text: &str) {
-        nix::unistd::write(&self.master, text.as_bytes()).unwrap();
-    }
-
-    /// Reads until the text has come, after what was awaited before.
-    fn wait_for(&mut self, text: &str) {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            if let Some(at) = self.seen[self.at..].find(text) {
-                self.at += at + text.len();
-                return;
-            }
-            assert!(Instant::now() < end, "no {text:?} in {:?}", &self.seen[self.at..]);
-            self.read();
-        }
-    }
-
-    fn read(&mut self) {
-        let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut fds, PollTimeout::from(50u16)).unwrap() > 0 {
-            let mut buffer = [0; 4096];
-            let read = nix::unistd::read(&self.master, &mut buffer).unwrap();
-            self.seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
-        }
-    }
 }
 
 /// Calls the test for every mode with a terminal; the run that is captured has

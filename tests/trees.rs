@@ -13,7 +13,9 @@ use nix::unistd::Pid;
 
 use support::occupy::Occupant;
 use support::service::{Run, Service, free_port, listeners, pid_of_image};
-use support::target::{PATIENCE, Target, alone, compile, dump, restored_pid, state, try_dump};
+use support::target::{
+    PATIENCE, Target, all_gone, alone, compile, dump, restored_pid, state, try_dump,
+};
 
 mod support;
 
@@ -79,17 +81,6 @@ fn all_answer(run: &mut Run, workers: &BTreeSet<i32>) {
     while answered != *workers {
         answered.insert(run.get("/").parse().unwrap());
         assert!(answered.is_subset(workers) && Instant::now() < end, "{answered:?}, {workers:?}");
-    }
-}
-
-/// Waits until none of the processes is there, be it as a zombie.
-fn all_gone(pids: impl IntoIterator<Item = i32>) {
-    let end = Instant::now() + PATIENCE;
-    for pid in pids {
-        while state(pid).is_some_and(|state| state != 'Z') {
-            assert!(Instant::now() < end, "process {pid} stays");
-            std::thread::sleep(Duration::from_millis(1));
-        }
     }
 }
 

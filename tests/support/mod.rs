@@ -20,6 +20,7 @@ pub mod seccomp;
 pub mod service;
 pub mod session;
 pub mod target;
+pub mod terminal;
 pub mod tools;
 
 /// Returns the path of the binary under test: the one that was built with the

@@ -190,3 +190,14 @@ pub fn state(pid: i32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
 }
+
+/// Waits until none of the processes is there, but for zombies.
+pub fn all_gone(pids: impl IntoIterator<Item = i32>) {
+    let end = Instant::now() + PATIENCE;
+    for pid in pids {
+        while state(pid).is_some_and(|state| state != 'Z') {
+            assert!(Instant::now() < end, "process {pid} stays");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
