@@ -19,6 +19,7 @@ mod setup;
 
 use std::ffi::{OsStr, OsString};
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::failure::{Failure, Mode, status};
@@ -39,9 +40,10 @@ Examples:
   warmstart java -jar server.jar             restore it, or start and capture it
   warmstart --ready http:8080/health java -jar server.jar
                                              capture it once that URL answers
+  warmstart --train javac -d out Main.java   a tool: captured before main, warm
   warmstart bench -- java -jar server.jar    cold against restored, measured
   warmstart doctor                           what this machine allows
-  sudo warmstart setup                       allow restoring as an ordinary user
+  sudo warmstart setup                       the old pids for ordinary users, too
 
 Options come before COMMAND; everything after it is COMMAND's own. For a
 COMMAND that is named like one of the commands above: warmstart run NAME.
@@ -89,7 +91,7 @@ enum Management {
     Cache(cache::Arguments),
     /// Say what this machine allows
     Doctor(doctor::Arguments),
-    /// Allow ordinary users to restore: give this binary its one capability
+    /// Give this binary its one capability: the old pids for ordinary users
     Setup(setup::Arguments),
     /// Dump, restore and show image sets
     Image(image::Arguments),
@@ -167,13 +169,22 @@ fn answer_clap(error: &clap::Error) -> Result<u8, Failure> {
         let _ = error.print();
         return Ok(status::OK);
     }
-    // The paragraphs before the usage: what is wrong, and perhaps a tip.
     let text = error.render().to_string();
+    let usage = text.lines().find_map(|line| line.trim().strip_prefix("Usage: "));
+    // The command's name, without options and values.
+    let name = usage.unwrap_or_default().split_whitespace().skip(1);
+    let name = name.take_while(|word| !word.starts_with(['[', '<', '-']));
+    let help =
+        ["warmstart"].into_iter().chain(name).chain(["--help"]).collect::<Vec<_>>().join(" ");
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Err(Failure::usage("a subcommand is missing").hint(help));
+    }
+    // The paragraphs before the usage: what is wrong, and perhaps a tip.
     let wrong: Vec<String> = text
         .split("\n\n")
         .take_while(|part| !part.starts_with("Usage:") && !part.starts_with("For more"))
         .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "))
         .collect();
     let wrong = wrong.join("; ");
-    Err(Failure::usage(wrong.strip_prefix("error: ").unwrap_or(&wrong)).hint("warmstart --help"))
+    Err(Failure::usage(wrong.strip_prefix("error: ").unwrap_or(&wrong)).hint(help))
 }

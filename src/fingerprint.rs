@@ -38,7 +38,7 @@ pub use cgroup::Limits;
 pub use change::{Change, explain};
 use collector::Collector;
 pub use digest::{Digest, FileIdentity, Hashed, hash_file};
-pub(crate) use digest::{read_hex, write_hex};
+pub(crate) use digest::{now_ns, read_hex, write_hex};
 pub use environment::is_ignored;
 pub use host::{Host, Stream, boot_id, vdso_digest};
 pub use line::{JvmLine, NotAtMain};
@@ -228,7 +228,8 @@ pub fn of(
         collector.program(program)?;
     }
     collector.linker(&chain)?;
-    collector.command(command, scope, host);
+    let variables = environment::relevant(&command.env, &scope.ignore_env);
+    collector.command(command, &variables, scope, host);
     let java = crate::jvm::Home::of(&chain.last().real);
     collector.host(host, scope, java.is_some());
     if let Some(home) = &java {
@@ -236,7 +237,7 @@ pub fn of(
     }
     arguments::collect(&mut collector, &command.argv)?;
     if scope.point == Point::Ready {
-        arguments::collect_environment(&mut collector, command, scope)?;
+        arguments::collect_environment(&mut collector, &variables)?;
     }
     for path in &scope.inputs {
         collector.path("input", path)?;

@@ -169,7 +169,8 @@ pub enum CannotRestore {
         /// Its error.
         errno: String,
     },
-    /// Another copy of the program made the same file at the same moment.
+    /// Another process made, or removed, the same file in the same moment: one
+    /// with the same pid, in another namespace.
     #[error("{step}: {errno}")]
     Raced {
         /// The step, as the plan prints it.
@@ -180,6 +181,30 @@ pub enum CannotRestore {
     /// The deadline passed before the release.
     #[error("not restored within {0:?}")]
     Deadline(Duration),
+}
+
+/// The pause before a restore is tried for the second time.
+const PAUSE_AFTER_MEETING: Duration = Duration::from_millis(1);
+
+/// Restores in one way, so often at most, while others make the same files anew
+/// or remove them (a JVM's `hsperfdata`), each under the name that the others
+/// use: those are processes with the same pid in another namespace.
+fn beside_others(
+    tries: u32,
+    mut way: impl FnMut() -> Result<Restored, CannotRestore>,
+) -> Result<Restored, CannotRestore> {
+    let mut pause = PAUSE_AFTER_MEETING;
+    for _ in 1..tries {
+        match way() {
+            Err(CannotRestore::Raced { .. }) => {
+                // Not all at the same time again.
+                std::thread::sleep(pause + pause * (std::process::id() % 8) / 8);
+                pause *= 2;
+            }
+            result => return result,
+        }
+    }
+    way()
 }
 
 impl CannotRestore {

@@ -266,8 +266,7 @@ fn on_a_tracing_thread<T: Send>(
     work: impl FnOnce() -> Result<T, Refusal> + Send,
 ) -> Result<T, Refusal> {
     std::thread::scope(|scope| {
-        let tracer = std::thread::Builder::new().name("warmstart-trace".into());
-        let tracer = tracer
+        let tracer = crate::sys::process::thread("warmstart-trace")
             .spawn_scoped(scope, work)
             .map_err(|error| Refusal::passing(format!("no thread to trace with: {error}")))?;
         tracer.join().unwrap_or_else(|_| Err(Refusal::lasting("reading the program failed")))

@@ -4,7 +4,7 @@
 mod support;
 mod tooling;
 
-use tooling::{Case, programs};
+use tooling::{Case, Tool, programs};
 
 /// What programs do that tools do; the last ones take other paths out.
 fn cases() -> Vec<Case> {
@@ -124,8 +124,27 @@ fn programs_that_keep_state_are_found_out() {
     let tool = tool.option("--train=2").option("--allow-stateful");
     let case = Case::new(&["count"]);
     tool.must_capture(&case);
-    assert!(tool.show().contains("trained, main has run 2 times"), "{}", tool.show());
+    let shown = tool.show();
+    for line in ["trained, main has run 2 times", "option --train: 2\n", "--allow-stateful: yes\n"]
+    {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
     assert_eq!(tool.restored(&case).stdout, "run 3\n");
+}
+
+/// What the class path finds outside of the copied directory is found there.
+#[test]
+fn a_relative_class_path_leads_out_of_the_copy() {
+    let Some(jdk) = support::jdk(17) else { skip!("there is no JDK 17") };
+    let Some(classes) = tooling::classes() else { skip!("there is no javac") };
+    let java = jdk.java();
+    let tool = Tool::new(&[java.to_str().unwrap(), "-cp", "nowhere:../classes", "Tools"]);
+    let tool = tool.option("--train=2").option("--train-dir=.");
+    std::os::unix::fs::symlink(classes, tool.root().join("classes")).unwrap();
+    let case = Case::new(&["args", "x"]);
+    tool.must_capture(&case);
+    assert!(tool.show().contains("trained, main has run 2 times"), "{}", tool.show());
+    tool.compare(&case);
 }
 
 /// Training that comes to no end, or leaves something behind, costs the

@@ -70,6 +70,11 @@ fn usage_errors_of_management_commands_are_2() {
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(stderr(&output).starts_with("warmstart: "), "{args:?}: {}", stderr(&output));
     }
+    // What would help is the help of that very command.
+    for (args, help) in [(&["cache"][..], "cache"), (&["cache", "rm"], "cache rm")] {
+        let said = stderr(&run(args));
+        assert!(said.contains(&format!("  try: warmstart {help} --help\n")), "{said}");
+    }
 }
 
 #[test]

@@ -2,9 +2,10 @@
 //! each test says what it was.
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -192,7 +193,7 @@ os.waitpid(child, 0)
             command.envs(criu.iter().map(|criu| ("WARMSTART_CRIU", criu)));
             command.args(["--engine", engine, "--ready", "log:ready", "--status-file"]);
             command.arg(&status).args(["--", PYTHON]).arg(program.path("program.py"));
-            command.stdin(fs::File::open(&file).unwrap());
+            command.stdin(File::open(&file).unwrap());
             command.stdout(Stdio::piped()).stderr(Stdio::null());
             let run = command.spawn().unwrap();
             let end = Instant::now() + PATIENCE;
@@ -214,5 +215,55 @@ os.waitpid(child, 0)
         if expected == captured {
             run("the-second", r#""outcome":"restored""#);
         }
+    }
+}
+
+/// A program with the same pid, in another namespace, has a file of the same
+/// name below `/tmp` (a JVM's `hsperfdata`): the one that made it between our
+/// removing of ours and our making it anew had its neighbour start cold.
+#[test]
+fn a_file_that_another_makes_in_the_same_moment_is_made_anew_again() {
+    let program = Program::new(
+        "
+import mmap
+os.makedirs(HERE + '/hsperfdata_me', exist_ok=True)
+path = HERE + '/hsperfdata_me/' + str(os.getpid())
+with open(path, 'w+b') as file:
+    file.truncate(4096)
+    data = mmap.mmap(file.fileno(), 4096)
+data[:4] = b'mine'
+say('ready')
+go()
+say(open(path, 'rb').read(4))
+",
+    );
+    let program = match program {
+        Ok(program) => program,
+        Err(missing) => skip!("{missing}"),
+    };
+    let target = program.start();
+    let path = program.path(&format!("hsperfdata_me/{}", target.pid()));
+    dump(target.pid(), &program.path("image"), &["--leave-running"]);
+    assert_eq!(program.finish(target), "b'mine'\n");
+    let mut met = 0;
+    let end = Instant::now() + PATIENCE;
+    while met < 3 {
+        assert!(Instant::now() < end, "only {met} times in the same moment");
+        let (done, path) = (AtomicBool::new(false), &path);
+        let others = || {
+            while !done.load(Relaxed) && Instant::now() < end {
+                if File::create_new(path).is_ok() {
+                    return true;
+                }
+            }
+            false
+        };
+        met += std::thread::scope(|scope| {
+            let others = scope.spawn(others);
+            let target = Target::restore(&program.path("image"), &program.path("restored"));
+            assert_eq!(program.finish(target), "b'mine'\n");
+            done.store(true, Relaxed);
+            u32::from(others.join().unwrap())
+        });
     }
 }

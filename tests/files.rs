@@ -8,7 +8,7 @@ mod trial;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -123,9 +123,14 @@ fn the_captured_run_keeps_its_log() {
     if let Err(missing) = trial::can_restore() {
         skip!("{missing}");
     }
-    let early = "fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CREAT, 0o644)
+    let early = "import fcntl
+fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CREAT, 0o644)
+flags = fcntl.fcntl(fd, fcntl.F_GETFL)
 os.write(fd, b'early\\n')";
-    let trial = captured(&format!("{OPEN}{early}"), "os.write(fd, b'late\\n')");
+    let late = "os.write(fd, b'late\\n')
+if fcntl.fcntl(fd, fcntl.F_GETFL) != flags: sys.exit(9)";
+    let trial = captured(&format!("{OPEN}{early}"), late);
+    trial.run_restored("made anew, with its flags");
     let waiting = trial.start(&["--refresh"]);
     let log = trial.path("dir/log.log");
     let captured = fs::metadata(&log).unwrap().ino();
@@ -517,15 +522,19 @@ fn a_long_stream() {
         skip!("{missing}");
     }
     let open = "fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)\n";
-    let early = format!("{OPEN}{open}os.write(fd, b'0123456789abcdef' * 65536 * 3)");
-    let trial = captured(&early, "os.write(fd, b'late')");
-    fs::remove_file(trial.path("dir/log.log")).unwrap();
-    trial.run_restored("3 MiB");
-    let log = File::open(trial.path("dir/log.log")).unwrap();
-    assert_eq!(log.metadata().unwrap().len(), (3 << 20) + 4);
-    let mut end = [0; 20];
-    log.read_exact_at(&mut end, (3 << 20) - 16).unwrap();
-    assert_eq!(&end, b"0123456789abcdeflate");
+    // Zeros at its end are not stored, but there.
+    for zeros in [0, 100_000] {
+        let write = format!("os.write(fd, b'0123456789abcdef' * 65536 * 3 + bytes({zeros}))");
+        let early = format!("{OPEN}{open}{write}");
+        let trial = captured(&early, "os.write(fd, b'late')");
+        fs::remove_file(trial.path("dir/log.log")).unwrap();
+        trial.run_restored("3 MiB");
+        let log = fs::read(trial.path("dir/log.log")).unwrap();
+        assert_eq!(log.len(), (3 << 20) + zeros + 4);
+        assert_eq!(log[(3 << 20) - 16..][..16], *b"0123456789abcdef");
+        assert!(log[3 << 20..][..zeros].iter().all(|byte| *byte == 0));
+        assert_eq!(log[(3 << 20) + zeros..], *b"late");
+    }
     let early = format!("{OPEN}{open}os.truncate(fd, 17 << 20); os.lseek(fd, 0, 2)");
     let trial = Trial::python(&early, "pass");
     fs::create_dir(trial.path("dir")).unwrap();

@@ -30,7 +30,8 @@ use trial::{Dice, Trial, repeat};
 use warmstart::pids::Strategy;
 use warmstart::restore::host::Clock;
 use warmstart::restore::plan::{
-    Arg, Bytes, Check, KernelArea, KernelAreaKind, MemoryMap, Operation, Plan, PlanFile, ThreadPlan,
+    Arg, Bytes, Check, Frame, KernelArea, KernelAreaKind, MemoryMap, Operation, Plan, PlanFile,
+    ThreadPlan,
 };
 use warmstart::restore::{CannotRestore, Request, native};
 
@@ -80,8 +81,7 @@ fn simple() -> PlanFile {
                 &[Arg::Value(0x10_0000)],
                 Check::Ok,
             )],
-            frame_offset: 64,
-            frame_len: 832,
+            frame: Frame { offset: 64, len: 832, head: 400, tail: 32 },
         }],
         data,
         ..Default::default()
@@ -181,7 +181,7 @@ fn addresses_outside_user_memory_are_refused() {
 #[test]
 fn pointers_lie_in_the_data() {
     for offset in [1024, 1020, u64::MAX, u64::MAX - 7, 1 << 40] {
-        refused(|file| file.threads[0].frame_offset = offset);
+        refused(|file| file.threads[0].frame.offset = offset);
         refused(|file| file.memory_map.auxv_offset = offset);
         let args = [Arg::Value(0), Arg::Value(1), Arg::Data(offset), Arg::Value(0)];
         refused(|file| file.operations.push(operation(libc::SYS_prlimit64, &args)));
@@ -201,7 +201,14 @@ fn pointers_lie_in_the_data() {
         file.operations.push(operation(libc::SYS_chdir, &[Arg::Data(512)]));
     });
     refused(|file| file.operations.push(operation(libc::SYS_chdir, &[Arg::Value(0x10_0000)])));
-    refused(|file| file.threads[0].frame_len = 1 << 20);
+    refused(|file| file.threads[0].frame.len = 1 << 20);
+    refused(|file| file.threads[0].frame.len = 431);
+    for stored in [303, 801, 1 << 20, u64::MAX, u64::MAX - 16] {
+        refused(|file| file.threads[0].frame.head = stored);
+    }
+    for stored in [433, 1 << 20, u64::MAX, u64::MAX - 400] {
+        refused(|file| file.threads[0].frame.tail = stored);
+    }
     refused(|file| file.memory_map.auxv_len = 4096);
 }
 
@@ -408,9 +415,12 @@ fn mutate(file: &mut PlanFile, dice: &mut Dice) {
         16 => {
             let thread = dice.below(file.threads.len() as u64) as usize;
             let thread = &mut file.threads[thread];
-            match dice.below(3) {
-                0 => thread.frame_offset = other_number(thread.frame_offset, dice),
-                1 => thread.frame_len = other_number(thread.frame_len, dice),
+            let frame = &mut thread.frame;
+            match dice.below(5) {
+                0 => frame.offset = other_number(frame.offset, dice),
+                1 => frame.len = other_number(frame.len, dice),
+                2 => frame.head = other_number(frame.head, dice),
+                3 => frame.tail = other_number(frame.tail, dice),
                 _ => thread.tid = 300 + dice.below(30_000) as i32,
             }
         }

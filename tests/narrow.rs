@@ -12,6 +12,7 @@
 mod support;
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -25,7 +26,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use support::etc::OwnEtc;
-use support::{Ordinary, stderr, stdout};
+use support::{Ordinary, stderr, stdout, with_free_pids};
 use warmstart::cache::{Content, Dependency, EntryMeta};
 use warmstart::fingerprint;
 use warmstart::privilege::file::{self, FileCaps};
@@ -183,16 +184,36 @@ impl Attacker {
         assert_eq!(self.asked_for(), [""; 0], "{what}");
     }
 
+    /// Runs a restore until the program runs.
+    #[track_caller]
+    fn run(&self, what: &str, mut restore: Command) -> Running {
+        let leader = self.plan.pid();
+        let attempt = || {
+            let mut run = Running(restore.spawn().unwrap());
+            let ended = wait_for(what, || {
+                let name = fs::read_to_string(format!("/proc/{leader}/comm")).unwrap_or_default();
+                let cwd = fs::read_link(format!("/proc/{leader}/cwd")).unwrap_or_default();
+                // Still itself while the restore lasts: `warmstart`. And not the
+                // program of another test.
+                let runs = (name == "python3\n" && cwd == self.user.home()).then_some(false);
+                runs.or_else(|| run.0.try_wait().unwrap().map(|_| true))
+            });
+            let mut said = String::new();
+            if ended {
+                run.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+            }
+            (run, ended, said)
+        };
+        let (run, ended, said) = with_free_pids(attempt, |(.., said)| said.contains("is taken"));
+        assert!(!ended, "{what}: {said}");
+        run
+    }
+
     /// Fails unless a plan is restored, with its pids.
     #[track_caller]
-    fn check_restored(&self, what: &str, mut restore: Command) {
-        let run = Running(restore.spawn().unwrap());
+    fn check_restored(&self, what: &str, restore: Command) {
+        let run = self.run(what, restore);
         let leader = self.plan.pid();
-        wait_for(what, || {
-            let name = fs::read_to_string(format!("/proc/{leader}/comm")).unwrap_or_default();
-            // Still itself while the restore lasts: `warmstart`.
-            (name == "python3\n").then_some(())
-        });
         let exe = fs::read_link(format!("/proc/{leader}/exe")).unwrap();
         assert_eq!(exe.as_os_str().as_encoded_bytes(), self.plan.file().exe, "{what}");
         for thread in &self.plan.file().threads {
@@ -366,9 +387,9 @@ fn hostile_plans_are_refused_before_anything_is_made() {
     refused("many descriptors", "its sizes cannot be", &|file| file.fd_ceiling = u32::MAX);
     refused("much memory", "", &|file| file.len_pages = !0xfff);
     refused("a large place", "", &|file| file.len_place = u64::MAX);
-    refused("a long frame", "", &|file| file.threads[1].frame_len = u64::MAX);
-    refused("a short frame", "the frame of thread", &|file| file.threads[1].frame_len = 303);
-    refused("a far frame", "", &|file| file.threads[1].frame_offset = u64::MAX - 8);
+    refused("a long frame", "", &|file| file.threads[1].frame.len = u64::MAX);
+    refused("a short frame", "the frame of thread", &|file| file.threads[1].frame.head = 303);
+    refused("a far frame", "", &|file| file.threads[1].frame.offset = u64::MAX - 8);
     refused("a long auxiliary vector", "", &|file| file.memory_map.auxv_len = u64::MAX);
 
     // The program's file.
@@ -437,7 +458,7 @@ fn an_entry_with_right_digests_is_no_better() {
         Err(missing) => skip!("{missing}"),
     };
     let Attacker { user, etc, plan, entry, .. } = &attacker;
-    let outcome = || {
+    let once = || {
         attacker.wait_for_pids();
         let run = start(user, etc, &["--no-capture"]);
         let status = wait_for("it runs", || Some(status(user)).filter(Value::is_object));
@@ -450,6 +471,7 @@ fn an_entry_with_right_digests_is_no_better() {
         drop(run);
         (status["outcome"].as_str().unwrap().to_owned(), status["reason"].to_string())
     };
+    let outcome = || with_free_pids(once, |(_, reason)| reason.contains("is taken"));
     let cold = |reason: &str| {
         let (outcome, told) = outcome();
         assert!(outcome == "cold" && told.contains(reason), "{outcome}: {told}");
@@ -516,12 +538,7 @@ fn the_range_is_roots_to_set() {
     by_root.args(["image", "restore", "--pids", "set-tid"]).arg(dir);
     let mut by_root = etc.command(&by_root);
     by_root.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let run = Running(by_root.spawn().unwrap());
-    wait_for("root restores", || {
-        let name = fs::read_to_string(format!("/proc/{}/comm", plan.pid())).unwrap_or_default();
-        (name == "python3\n").then_some(())
-    });
-    drop(run);
+    drop(attacker.run("root restores", by_root));
     attacker.wait_for_pids();
 
     // What root alone did not write is no range, and no default either.
@@ -567,8 +584,11 @@ fn pids_that_are_made_the_next_are_limited_too() {
     let exec = |pid: &str, way: &str| {
         let mut exec = attacker.user.warmstart();
         exec.args(["pids", "exec", "--pid", pid, "--via", way, "--", "true"]);
-        let output = attacker.etc.command(&exec).output().unwrap();
-        (output.status.code(), stderr(&output))
+        let once = || {
+            let output = attacker.etc.command(&exec).output().unwrap();
+            (output.status.code(), stderr(&output))
+        };
+        with_free_pids(once, |(_, said)| said.contains("is taken"))
     };
     for way in ["set-tid", "last-pid"] {
         let (status, said) = exec("300", way);

@@ -237,6 +237,18 @@ fn a_read_only_cache() {
     ended.check_cold("read-only and empty", "Read-only file system");
 }
 
+/// A variable for programs in Rust, which is for the command, not for us.
+#[test]
+fn a_small_stack_for_the_threads_of_the_program() {
+    if let Err(missing) = trial::can_restore() {
+        skip!("{missing}");
+    }
+    let mut trial = Trial::python("", "");
+    trial.via = ["env", "RUST_MIN_STACK=1"].map(str::to_owned).into();
+    trial.capture().unwrap();
+    trial.run_restored("captured by threads with stacks of their own");
+}
+
 /// From a noexec mount no code can be mapped: such an image is copied.
 #[test]
 fn a_cache_on_a_noexec_mount() {

@@ -301,6 +301,7 @@ fn dumped_programs_come_back_without_privilege() {
     assert_eq!(java.0.wait().unwrap().signal(), Some(libc::SIGKILL));
 
     let captured = tids_of_image(&user.home().join("image"));
+    let dumped = Instant::now();
     for round in 0..repetitions(3) {
         // Somebody else may have got one of them: what then comes back in a
         // namespace is another test's.
@@ -315,7 +316,11 @@ fn dumped_programs_come_back_without_privilege() {
         restore.stdin(Stdio::null()).stdout(Stdio::null());
         let mut restore = Ends(restore.spawn().unwrap());
         assert!(answer(port, "/work?2", &mut restore.0).ends_with("exec=3/0"), "round {round}");
-        assert!(captured.is_subset(&tids(pid)), "round {round}");
+        // The JDK's `process reaper` ends after a minute without a child: by its
+        // clock, which has gone on, that is over from then on.
+        let ended = usize::from(dumped.elapsed() > Duration::from_secs(58));
+        let missing = captured.difference(&tids(pid)).count();
+        assert!(missing <= ended, "round {round}: {missing} of {} tids", captured.len());
         assert_no_privilege(pid);
         let launcher = Pid::from_raw(restore.0.id() as i32);
         nix::sys::signal::kill(launcher, nix::sys::signal::Signal::SIGTERM).unwrap();

@@ -89,7 +89,7 @@ fn every_flipped_byte_is_found() {
 fn another_version_is_named() {
     let mut bytes = planner::compile(&golden(), &facts(PageMode::Mapped)).unwrap().encode();
     bytes[8] += 1;
-    assert!(matches!(Plan::decode(&bytes), Err(PlanError::Version(6))));
+    assert!(matches!(Plan::decode(&bytes), Err(PlanError::Version(7))));
 }
 
 fn hostile(change: impl FnOnce(&mut PlanFile)) -> Result<Plan, PlanError> {
@@ -136,7 +136,7 @@ fn hostile_plans_are_refused() {
         ("pid 1", |plan| plan.threads[0].tid = 1),
         ("a pid beyond the kernel's", |plan| plan.threads[0].tid = 1 << 22),
         ("a pid twice", |plan| plan.threads[1].tid = plan.threads[0].tid),
-        ("a frame that is too short", |plan| plan.threads[0].frame_len = 303),
+        ("a frame that is too short", |plan| plan.threads[0].frame.len = 303),
         ("a relative program", |plan| plan.exe = b"a".to_vec()),
         ("a place beyond user memory", |plan| plan.places = vec![1 << 62]),
     ];

@@ -141,40 +141,56 @@ fn the_port_of_another_process_does_not_count() {
     }
 }
 
+/// Starts a program that listens briefly, several times, each followed by a
+/// line `held SECONDS`, and then for good, having said `last`. Returns whether
+/// it is taken for ready only then. Where the machine stood still so long that
+/// it did not listen briefly, it is started again.
+fn is_ready_at_last(brief: &str, is_right: impl Fn(&mut Program) -> bool) -> bool {
+    for _ in 0..10 {
+        let port = free_port();
+        let script = format!(
+            "import socket, time\n\
+             def listen(): return socket.create_server(('127.0.0.1', {port}))\n\
+             def briefly(seconds):\n\
+             \x20   began = time.monotonic(); s = listen(); time.sleep(seconds); s.close()\n\
+             \x20   print('held', time.monotonic() - began, flush=True)\n\
+             {brief}\n\
+             s = listen(); print('last', flush=True)\n\
+             time.sleep(30)"
+        );
+        let mut program = Program::start(&mut python(&script), &["port"]);
+        if is_right(&mut program) {
+            return true;
+        }
+        program.until_printed("last", LONG);
+        let held = |line: &str| line.strip_prefix("held ")?.parse::<f64>().ok();
+        let longest = program.printed().lines().filter_map(held).fold(0.0, f64::max);
+        if longest < PORT_HELD.as_secs_f64() {
+            return false;
+        }
+    }
+    panic!("the machine stands still again and again");
+}
+
 /// One real server listens for 31 ms, closes, and listens again half a second
 /// later.
 #[test]
 fn a_port_that_is_closed_again_does_not_count() {
-    let port = free_port();
-    let script = format!(
-        "import socket, time\n\
-         s = socket.create_server(('127.0.0.1', {port})); time.sleep(0.031); s.close()\n\
-         time.sleep(0.5)\n\
-         s = socket.create_server(('127.0.0.1', {port})); print('second', flush=True)\n\
-         time.sleep(30)"
-    );
-    let mut program = Program::start(&mut python(&script), &["port"]);
-    let second = program.until_printed("second", LONG);
-    program.until_ready(LONG);
-    assert!(second.elapsed() >= PORT_HELD, "ready {:?} after", second.elapsed());
+    assert!(is_ready_at_last("briefly(0.031); time.sleep(0.5)", |program| {
+        let last = program.until_printed("last", LONG);
+        program.until_ready(LONG);
+        last.elapsed() >= PORT_HELD
+    }));
 }
 
 /// Closing and listening again at once gives another socket, and the time
 /// starts anew.
 #[test]
 fn a_port_that_changes_hands_quickly_is_not_held() {
-    let port = free_port();
-    let script = format!(
-        "import socket, time\n\
-         end = time.monotonic() + 1.2\n\
-         while time.monotonic() < end:\n\
-         \x20   s = socket.create_server(('127.0.0.1', {port})); time.sleep(0.1); s.close()\n\
-         s = socket.create_server(('127.0.0.1', {port})); print('last', flush=True)\n\
-         time.sleep(30)"
-    );
-    let mut program = Program::start(&mut python(&script), &["port"]);
-    program.until_ready(LONG);
-    assert!(program.printed().contains("last"));
+    assert!(is_ready_at_last("for i in range(12): briefly(0.1)", |program| {
+        program.until_ready(LONG);
+        program.printed().contains("last")
+    }));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -206,9 +206,7 @@ fn carried(options: &[&str], mapped: &[&str]) {
     is_well(target, "dumped");
     for round in 0..support::repetitions(2) {
         let out = work.join(format!("out-{round}"));
-        let mut command = alone(support::binary());
-        command.args(["image", "restore"]).arg(&image).args(options);
-        let mut target = Target::start(command, &out);
+        let mut target = Target::restore_as(&image, &out, options);
         target.wait_until(|said| said.contains("waiting"));
         if options.contains(&"set-tid") {
             assert_eq!(restored_pid(target.pid()), Some(pid));
@@ -262,7 +260,9 @@ os.wait()
     for way in ["set-tid", "namespace"] {
         let mut command = Command::new(support::binary());
         command.args(["image", "restore"]).arg(&image).args(["--pids", way]);
-        let output = command.output().unwrap();
+        let attempt = || command.output().unwrap();
+        let is_taken = |output: &Output| support::stderr(output).contains("is taken");
+        let output = support::with_free_pids(attempt, is_taken);
         let said = support::stderr(&output);
         assert!(!output.status.success(), "{way}");
         let reason = format!("process {}: openat(-100, {file:?}", pids[0]);

@@ -76,7 +76,7 @@ fn pids_that_are_near_are_reached_by_using_up_others() {
         Ok(trial) => trial,
         Err(missing) => skip!("{missing}"),
     };
-    let mut restored = 0;
+    let (mut restored, mut reasons) = (0, Vec::new());
     for _ in 0..20 {
         // As in a fresh container: just before the program's own.
         let before = fs::read_to_string(CURSOR).unwrap();
@@ -86,14 +86,17 @@ fn pids_that_are_near_are_reached_by_using_up_others() {
         match ended.restored() {
             true => assert_eq!((pids.as_str(), ended.app_pid), ("cycle", leader(&trial))),
             // Other tests make processes as well, and move the cursor.
-            false => continue,
+            false => {
+                reasons.extend(ended.reason);
+                continue;
+            }
         }
         restored += 1;
         if restored == 3 {
             break;
         }
     }
-    assert_eq!(restored, 3, "three of twenty");
+    assert_eq!(restored, 3, "three of twenty; else {reasons:?}");
     trial.check_nothing_left();
 }
 

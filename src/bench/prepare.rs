@@ -196,7 +196,10 @@ fn listening_ports(pid: u32) -> BTreeSet<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::PermissionsExt;
+
+    use nix::sys::socket::{Shutdown, shutdown};
 
     /// A launcher that says in its status file how far it has come: at once
     /// that the run is cold, and what came of it when it was asked to wait.
@@ -288,7 +291,9 @@ exit $code
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         assert!(listening_ports(std::process::id()).contains(&port));
-        drop(listener);
+        // Not only closed: a child that another test has just made has it, too,
+        // until its exec.
+        shutdown(listener.as_raw_fd(), Shutdown::Both).unwrap();
         assert!(!listening_ports(std::process::id()).contains(&port));
     }
 }

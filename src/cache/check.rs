@@ -3,13 +3,12 @@
 use std::collections::HashSet;
 use std::fs::{self, Metadata};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::dir::Dir;
-use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{Mode, fstatat};
+use nix::sys::stat::{Mode, fstat, fstatat};
 
 use super::entry::Entry;
 use super::meta::{Content, Dependency, ImageFile};
@@ -113,29 +112,27 @@ impl Entry {
 
 fn check_image(entry: &Entry, digests: &mut DigestMemory, trust: Trust) -> Result<(), Stale> {
     let (files, path) = (&entry.meta().files, entry.image_dir());
-    names_are(entry.dir(), &mut open(entry.dir())?, ["meta", "image"].into())?;
-    let mut dir = open(&path)?;
-    names_are(&path, &mut dir, files.iter().map(|file| &file.name[..]).collect())?;
+    names_are(entry.dir(), ["meta", "image"].into())?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let dir = nix::fcntl::open(&path, flags, Mode::empty()).map_err(unreadable(&path))?;
+    let known = entry.meta().directory.filter(|_| trust == Trust::Identities);
+    let identity = || fstat(&dir).map(|stat| FileIdentity::of_stat(&stat));
+    if known.is_none_or(|known| identity() != Ok(known)) {
+        names_are(&path, files.iter().map(|file| &file.name[..]).collect())?;
+    }
     files.iter().try_for_each(|file| check_file(&path, &dir, file, digests, trust))
 }
 
-fn open(dir: &Path) -> Result<Dir, Stale> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    Dir::open(dir, flags, Mode::empty()).map_err(unreadable(dir))
-}
-
-fn unreadable(path: &Path) -> impl Fn(Errno) -> Stale {
-    |errno| Stale::Unreadable { path: path.to_owned(), reason: io::Error::from(errno).to_string() }
+fn unreadable<E: Into<io::Error>>(path: &Path) -> impl Fn(E) -> Stale {
+    |error| Stale::Unreadable { path: path.to_owned(), reason: error.into().to_string() }
 }
 
 /// Checks that a directory has exactly these names.
-fn names_are(path: &Path, dir: &mut Dir, mut names: HashSet<&str>) -> Result<(), Stale> {
-    for entry in dir.iter() {
-        let entry = entry.map_err(unreadable(path))?;
-        let name = entry.file_name().to_bytes();
-        let known = str::from_utf8(name).is_ok_and(|name| names.remove(name));
-        if !known && !matches!(name, b"." | b"..") {
-            return Err(Stale::Extra(String::from_utf8_lossy(name).into_owned()));
+fn names_are(dir: &Path, mut names: HashSet<&str>) -> Result<(), Stale> {
+    for entry in fs::read_dir(dir).map_err(unreadable(dir))? {
+        let name = entry.map_err(unreadable(dir))?.file_name();
+        if !name.to_str().is_some_and(|name| names.remove(name)) {
+            return Err(Stale::Extra(name.to_string_lossy().into_owned()));
         }
     }
     match names.into_iter().min() {
@@ -148,7 +145,7 @@ fn names_are(path: &Path, dir: &mut Dir, mut names: HashSet<&str>) -> Result<(),
 /// root is ten names long, and there are dozens of files.
 fn check_file(
     path: &Path,
-    dir: &Dir,
+    dir: &OwnedFd,
     file: &ImageFile,
     digests: &mut DigestMemory,
     trust: Trust,

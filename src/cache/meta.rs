@@ -28,7 +28,7 @@ use crate::fingerprint::{Digest, EntryId, FileIdentity, Input};
 pub const SCHEMA_VERSION: u32 = 1;
 
 const MAGIC: &[u8; 8] = b"WSENTRY\0";
-const LAYOUT: u32 = 3;
+const LAYOUT: u32 = 4;
 const LEN_HEADER: usize = 96;
 /// No entry's metadata comes near this size, in bytes.
 pub(super) const LEN_META_MAX: u64 = 64 << 20;
@@ -192,6 +192,9 @@ pub struct EntryMeta {
     pub freeze_ms: f64,
     /// The version of warmstart that captured it.
     pub warmstart: String,
+    /// The identity of the image's directory under which it is known to hold
+    /// these files alone, as with [`ImageFile::identity`].
+    pub directory: Option<FileIdentity>,
     /// The image's files, by name.
     pub files: Vec<ImageFile>,
     /// What else must be unchanged.
@@ -324,6 +327,7 @@ pub(super) mod tests {
             page_mode: "mapped".into(),
             freeze_ms: 1.25,
             warmstart: "0.1.0".into(),
+            directory: None,
             files: vec![ImageFile {
                 name: "pages-1.img".into(),
                 size: 3,

@@ -4,7 +4,7 @@ use super::Cache;
 use super::entry::read_meta;
 use super::meta::EntryMeta;
 use crate::command::Command;
-use crate::fingerprint::{Change, EntryId, Fingerprint, Input, explain};
+use crate::fingerprint::{Change, EntryId, Fingerprint, Input, Point, explain};
 
 /// Entries that are compared, at most.
 const ENTRIES_MAX: usize = 256;
@@ -19,9 +19,10 @@ pub struct Nearest {
 }
 
 impl Cache {
-    /// Finds the entry of the same program whose inputs differ the least.
+    /// Finds the entry of the same program, captured at the same point (other
+    /// things count at `main` than when ready), whose inputs differ the least.
     /// Reads all entries' metadata: for explanations, not for the hit path.
-    pub fn nearest(&self, fingerprint: &Fingerprint) -> Option<Nearest> {
+    pub fn nearest(&self, fingerprint: &Fingerprint, point: Point) -> Option<Nearest> {
         let program = program(&fingerprint.inputs)?;
         self.ids()
             .ok()?
@@ -30,8 +31,10 @@ impl Cache {
             .take(ENTRIES_MAX)
             .filter_map(|id| {
                 let decoded = read_meta(&self.entry_dir(&id), &id).ok()?;
+                let is_at_main = decoded.meta.at_main.is_some();
                 let inputs = decoded.inputs().ok()?;
-                let is_same = self::program(&inputs)? == program;
+                let is_same =
+                    is_at_main == (point == Point::Main) && self::program(&inputs)? == program;
                 let changes = is_same.then(|| explain(&inputs, &fingerprint.inputs))?;
                 Some(Nearest { meta: decoded.meta, changes })
             })

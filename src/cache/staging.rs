@@ -12,7 +12,7 @@ use super::entry::{Entry, open_directory};
 use super::meta::{self, AtMain, EntryMeta, ImageFile, SCHEMA_VERSION};
 use super::{Cache, CacheError, check};
 use crate::command::Command;
-use crate::fingerprint::{DigestMemory, Fingerprint, hash_file};
+use crate::fingerprint::{DigestMemory, FileIdentity, Fingerprint, hash_file, now_ns};
 
 /// How old a file of ours must be, in ns, before its identity is taken for its
 /// content. Nobody but us writes to it, and the kernel's coarse clock ticks
@@ -128,6 +128,7 @@ impl Staging {
             .iter()
             .map(|path| check::record(path, captured_ns, digests))
             .collect::<Result<Vec<_>, _>>()?;
+        let (directory, files) = image_files(&self.image_dir())?;
         let meta = EntryMeta {
             schema_version: SCHEMA_VERSION,
             id,
@@ -145,7 +146,8 @@ impl Staging {
             page_mode: new.page_mode.to_owned(),
             freeze_ms: new.freeze.as_micros() as f64 / 1000.0,
             warmstart: env!("CARGO_PKG_VERSION").to_owned(),
-            files: image_files(&self.image_dir())?,
+            directory,
+            files,
             dependencies,
         };
         let path = self.dir.join("meta");
@@ -245,8 +247,9 @@ fn sync(dir: &Path) -> Result<(), CacheError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(CacheError::io("sync", dir))
 }
 
-/// Hashes and syncs what the snapshot wrote.
-fn image_files(dir: &Path) -> Result<Vec<ImageFile>, CacheError> {
+/// Hashes and syncs what the snapshot wrote; returns its directory's identity
+/// as well.
+fn image_files(dir: &Path) -> Result<(Option<FileIdentity>, Vec<ImageFile>), CacheError> {
     let mut paths = fs::read_dir(dir)
         .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>())
         .map_err(CacheError::io("read", dir))?;
@@ -266,21 +269,29 @@ fn image_files(dir: &Path) -> Result<Vec<ImageFile>, CacheError> {
     }
     sync(dir)?;
     std::thread::sleep(Duration::from_nanos(SETTLED_NS as u64));
-    paths.iter().map(|path| image_file(path)).collect()
+    let metadata = fs::metadata(dir).map_err(CacheError::io("read", dir))?;
+    let directory = settled(FileIdentity::new(&metadata), now_ns());
+    let files = paths.iter().map(|path| image_file(path)).collect::<Result<_, _>>()?;
+    Ok((directory, files))
+}
+
+/// Returns an identity that vouches for what was read after `began_ns`, or
+/// none if the last change is too near for that.
+fn settled(identity: FileIdentity, began_ns: i64) -> Option<FileIdentity> {
+    // A whole second is what a file system with a coarse clock writes.
+    let is_fine = identity.ctime_ns % 1_000_000_000 != 0;
+    let age_ns = began_ns.saturating_sub(identity.ctime_ns);
+    (is_fine && age_ns >= SETTLED_NS).then_some(identity)
 }
 
 fn image_file(path: &Path) -> Result<ImageFile, CacheError> {
     let hashed = hash_file(path).map_err(CacheError::io("read", path))?;
     let name = path.file_name().and_then(|name| name.to_str());
     let name = name.ok_or_else(|| CacheError::NotAFile(path.to_owned()))?.to_owned();
-    let ctime_ns = hashed.identity.ctime_ns;
-    // A whole second is what a file system with a coarse clock writes.
-    let is_settled =
-        hashed.began_ns.saturating_sub(ctime_ns) >= SETTLED_NS && ctime_ns % 1_000_000_000 != 0;
     Ok(ImageFile {
         name,
         size: hashed.identity.size,
         sha256: hashed.digest,
-        identity: is_settled.then_some(hashed.identity),
+        identity: settled(hashed.identity, hashed.began_ns),
     })
 }

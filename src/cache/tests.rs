@@ -1,6 +1,6 @@
 use super::*;
 use crate::command::Command;
-use crate::fingerprint::{Digest, Fingerprint, Input};
+use crate::fingerprint::{Digest, Fingerprint, Input, Point};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 
@@ -157,6 +157,13 @@ fn every_damage_of_the_image_is_found() {
         assert_eq!(fixture.verify(&entry).unwrap_err().to_string(), expected);
         assert_eq!(fixture.cache.verify_contents(&entry).unwrap_err().to_string(), expected);
     }
+    // A directory that was touched is looked through.
+    let fixture = Fixture::new();
+    let entry = fixture.commit(1, "pages", &[]);
+    assert!(entry.meta().directory.is_some(), "the directory is known from its commit");
+    fs::write(entry.image_dir().join("extra"), "").unwrap();
+    fs::remove_file(entry.image_dir().join("extra")).unwrap();
+    fixture.verify(&entry).unwrap();
     // The same bytes once more are no damage.
     let fixture = Fixture::new();
     let entry = fixture.commit(1, "pages", &[]);
@@ -344,16 +351,18 @@ fn the_entry_that_is_used_is_not_the_one_that_goes() {
 #[test]
 fn the_nearest_entry_says_what_changed() {
     let fixture = Fixture::new();
-    assert!(fixture.cache.nearest(&fingerprint(9)).is_none());
+    assert!(fixture.cache.nearest(&fingerprint(9), Point::Ready).is_none());
     drop(fixture.commit(1, "pages", &[]));
     drop(fixture.commit(8, "pages", &[]));
-    let nearest = fixture.cache.nearest(&fingerprint(9)).unwrap();
+    let nearest = fixture.cache.nearest(&fingerprint(9), Point::Ready).unwrap();
     assert_eq!(nearest.meta.id, fingerprint(8).id);
     assert_eq!(nearest.changes.len(), 1);
     assert_eq!(nearest.changes[0].to_string(), "jar /x/app.jar changed");
     let mut other = fingerprint(9);
     other.inputs[0].shown = "python3".to_owned();
-    assert!(fixture.cache.nearest(&other).is_none());
+    assert!(fixture.cache.nearest(&other, Point::Ready).is_none());
+    // Captured elsewhere in its life, other things count.
+    assert!(fixture.cache.nearest(&fingerprint(9), Point::Main).is_none());
 }
 
 /// A restore that misses its deadline every time cost three seconds a run, and

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use crate::command::Command;
 use crate::criu::Sought;
 use crate::failure::Failure;
-use crate::sys::capability;
+use crate::sys::{capability, start};
 
 /// Builds the command from its words and what we inherited.
 pub(super) fn command(argv: Vec<OsString>) -> Command {
@@ -25,6 +25,9 @@ pub(super) fn command(argv: Vec<OsString>) -> Command {
 /// program must get that. Without `/proc` libc's copy is the best there is.
 fn whole() -> Vec<OsString> {
     let _ = capability::set_dumpable();
+    if !capability::is_secure() {
+        return start::environment();
+    }
     // The file has no size to go by; a buffer that holds most environments
     // saves the calls of a growing one.
     let mut block = Vec::with_capacity(16 * 1024);
@@ -33,13 +36,7 @@ fn whole() -> Vec<OsString> {
     block.shrink_to_fit();
     match read {
         Ok(_) => split(&block),
-        Err(_) => std::env::vars_os()
-            .map(|(mut name, value)| {
-                name.push("=");
-                name.push(value);
-                name
-            })
-            .collect(),
+        Err(_) => start::environment(),
     }
 }
 

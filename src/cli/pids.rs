@@ -133,7 +133,7 @@ fn explain(error: ExactError, wish: Wish, binary: Option<&Path>) -> Failure {
             | PositionError::OutOfRange { .. }
             | PositionError::Reserved(_)
             | PositionError::Overtaken { .. },
-        ) => Some(inside),
+        ) if wish.pid != 1 => Some(inside),
         ExactError::Position(PositionError::Budget { needed, .. }) => {
             Some(format!("warmstart pids exec --pid {} --pid-budget {needed} -- COMMAND", wish.pid))
         }

@@ -5,14 +5,13 @@
 //! belong to the image.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::FingerprintError;
 use super::collector::{Collector, path_of};
 use super::environment::{self, Variable};
-use super::{FingerprintError, Scope};
-use crate::command::Command;
 
 /// Arguments that are looked at; more are a list of files to work on, which
 /// no program is captured with.
@@ -91,7 +90,7 @@ pub(super) fn collect(
             }
             match fs::metadata(&path) {
                 Ok(metadata) if metadata.is_file() => {
-                    collector.file("file", &path)?;
+                    collector.file_with("file", &path, Ok(metadata))?;
                 }
                 Ok(metadata) if metadata.is_dir() && is_read(option, &path, collector.cwd()) => {
                     collector.named_directory(&path)?;
@@ -126,18 +125,23 @@ fn is_read(option: &[u8], dir: &Path, cwd: &Path) -> bool {
 /// (`APP_CONFIG=/etc/app.cfg`, `OPTS=-Dconfig=/etc/app.cfg -v`).
 pub(super) fn collect_environment(
     collector: &mut Collector<'_>,
-    command: &Command,
-    scope: &Scope,
+    variables: &[Variable<'_>],
 ) -> Result<(), FingerprintError> {
     let mut left = VARIABLE_FILES_MAX;
-    for variable in environment::relevant(&command.env, &scope.ignore_env) {
-        for path in files_of(variable) {
-            if left == 0 {
-                return Ok(());
+    for variable in variables {
+        for path in paths_of(*variable) {
+            // Several variables name one file (`SSL_CERT_FILE` and its like).
+            if collector.has_file(path) {
+                continue;
             }
-            if !collector.has_file(path) && !collector.is_output(path) {
-                collector.file("file", path)?;
-                left -= 1;
+            if let Some(metadata) = small_file(path) {
+                if left == 0 {
+                    return Ok(());
+                }
+                if !collector.is_output(path) {
+                    collector.file_with("file", path, Ok(metadata))?;
+                    left -= 1;
+                }
             }
         }
     }
@@ -147,12 +151,18 @@ pub(super) fn collect_environment(
 /// Tells whether a `NAME=value` string names a file whose content counts.
 pub fn names_file(string: &OsString) -> bool {
     let variables = environment::relevant(std::slice::from_ref(string), &[]);
-    variables.into_iter().any(|variable| !files_of(variable).is_empty())
+    variables.into_iter().flat_map(paths_of).any(|path| small_file(path).is_some())
 }
 
-/// Returns the files that a variable names. A list with colons is none:
+/// Returns what the kernel says of a file that may be a configuration.
+fn small_file(path: &Path) -> Option<Metadata> {
+    let metadata = fs::metadata(path).ok()?;
+    (metadata.is_file() && metadata.len() <= LEN_VARIABLE_FILE_MAX).then_some(metadata)
+}
+
+/// Returns the paths that a variable names. A list with colons is none:
 /// `PATH` and its like name places to search.
-fn files_of(variable: Variable<'_>) -> Vec<&Path> {
+fn paths_of(variable: Variable<'_>) -> Vec<&Path> {
     let Some(value) = variable.value.filter(|value| value.contains(&b'/')) else {
         return Vec::new();
     };
@@ -165,13 +175,9 @@ fn files_of(variable: Variable<'_>) -> Vec<&Path> {
         .filter(|word| word.len() < value.len())
         .filter(|word| !WRITING_OPTIONS.iter().any(|option| word.starts_with(option)))
         .flat_map(candidates);
-    let is_small = |path: &&Path| {
-        fs::metadata(path)
-            .is_ok_and(|metadata| metadata.is_file() && metadata.len() <= LEN_VARIABLE_FILE_MAX)
-    };
     let mut paths: Vec<&Path> = Vec::new();
     for path in whole.into_iter().chain(words).map(path_of).filter(|path| path.is_absolute()) {
-        if !paths.contains(&path) && is_small(&path) && !path.starts_with("/proc") {
+        if !paths.contains(&path) && !path.starts_with("/proc") {
             paths.push(path);
         }
     }

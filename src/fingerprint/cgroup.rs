@@ -41,6 +41,7 @@ impl Limits {
         let mut buffer = [0; 4096];
         let Some(list) = read_small(list, &mut buffer) else { return Self::default() };
         let mut limits = Self::default();
+        let (mut has_memory, mut has_cpu, mut v2) = (false, false, None);
         for line in list.lines() {
             let mut fields = line.splitn(3, ':');
             let (Some(number), Some(controllers), Some(group)) =
@@ -50,31 +51,44 @@ impl Limits {
             };
             let controls = |name| controllers.split(',').any(|controller| controller == name);
             if number == "0" && controllers.is_empty() {
-                limits.add_v2(mount, group);
+                v2 = Some(group);
             } else if controls("memory") {
+                has_memory = true;
                 limits.add_v1_memory(&v1_mount(mount, controllers, "memory"), group);
             } else if controls("cpu") {
+                has_cpu = true;
                 limits.add_v1_cpu(&v1_mount(mount, controllers, "cpu"), group);
+            }
+        }
+        // In the hybrid layout v2 is mounted beside the controllers of v1,
+        // which it does not have then.
+        if let Some(group) = v2 {
+            if !has_memory {
+                limits.add_v2_memory(mount, group);
+            }
+            if !has_cpu {
+                limits.add_v2_cpu(mount, group);
             }
         }
         limits
     }
 
-    fn add_v2(&mut self, mount: &Path, group: &str) {
-        // In the hybrid layout v2 has no controllers and is mounted beside
-        // the ones of v1: no such files are there then.
-        for (depth, dir) in ancestors(mount, group).iter().enumerate() {
-            lower(&mut self.memory, number(dir, "memory.max"));
+    fn add_v2_memory(&mut self, mount: &Path, group: &str) {
+        for dir in ancestors(mount, group) {
+            lower(&mut self.memory, number(&dir, "memory.max"));
+        }
+    }
+
+    fn add_v2_cpu(&mut self, mount: &Path, group: &str) {
+        for dir in ancestors(mount, group) {
             let mut buffer = [0; 64];
             if let Some(text) = read_small(&dir.join("cpu.max"), &mut buffer) {
                 let mut fields = text.split_whitespace().map(|field| field.parse::<u64>().ok());
                 let (quota, period) = (fields.next().flatten(), fields.next().flatten());
                 lower(&mut self.cpu_milli, quota.zip(period).and_then(milli));
             }
-            if depth == 0 {
-                self.cpu_weight = self.cpu_weight.or_else(|| number(dir, "cpu.weight"));
-            }
         }
+        self.cpu_weight = of_group(mount, group, "cpu.weight");
     }
 
     fn add_v1_memory(&mut self, mount: &Path, group: &str) {
@@ -85,16 +99,14 @@ impl Limits {
     }
 
     fn add_v1_cpu(&mut self, mount: &Path, group: &str) {
-        for (depth, dir) in ancestors(mount, group).iter().enumerate() {
+        for dir in ancestors(mount, group) {
             // The quota is -1 where there is none, which is no u64.
-            if let Some(quota) = number(dir, "cpu.cfs_quota_us") {
-                let period = number(dir, "cpu.cfs_period_us");
+            if let Some(quota) = number(&dir, "cpu.cfs_quota_us") {
+                let period = number(&dir, "cpu.cfs_period_us");
                 lower(&mut self.cpu_milli, period.and_then(|period| milli((quota, period))));
             }
-            if depth == 0 {
-                self.cpu_weight = self.cpu_weight.or_else(|| number(dir, "cpu.shares"));
-            }
         }
+        self.cpu_weight = of_group(mount, group, "cpu.shares");
     }
 }
 
@@ -105,24 +117,24 @@ fn v1_mount(mount: &Path, controllers: &str, name: &str) -> PathBuf {
     if controllers == name || joint.is_dir() { joint } else { mount.join(name) }
 }
 
-/// Returns the directories from the group's own up to the mount. A group
-/// that is not to be seen there (a container without a cgroup namespace) has
-/// its own directory as the mount.
+/// Returns the directories from the group's own up to the mount, of which some
+/// may not be there: a group is not to be seen in a container without a cgroup
+/// namespace, whose own directory is the mount.
 fn ancestors(mount: &Path, group: &str) -> Vec<PathBuf> {
     let group = group.trim_start_matches('/');
-    let outside = group.split('/').any(|part| part == "..");
-    let own = mount.join(group);
-    if group.is_empty() || outside || !own.is_dir() {
+    if group.is_empty() || group.split('/').any(|part| part == "..") {
         return vec![mount.to_owned()];
     }
-    let mut dirs: Vec<PathBuf> = own
-        .ancestors()
-        .take_while(|dir| dir.starts_with(mount))
-        .take(DEPTH_MAX)
-        .map(Path::to_owned)
-        .collect();
-    dirs.dedup();
-    dirs
+    let own = mount.join(group);
+    let dirs = own.ancestors().take_while(|dir| dir.starts_with(mount)).take(DEPTH_MAX);
+    dirs.map(Path::to_owned).collect()
+}
+
+/// Reads a number of the group alone.
+fn of_group(mount: &Path, group: &str, name: &str) -> Option<u64> {
+    let own = ancestors(mount, group).swap_remove(0);
+    // Asked only then: most groups have it.
+    number(&own, name).or_else(|| number(mount, name).filter(|_| !own.is_dir()))
 }
 
 fn lower(limit: &mut Option<u64>, other: Option<u64>) {

@@ -1,18 +1,18 @@
 //! Builds a fingerprint input by input.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustc_hash::{FxBuildHasher, FxHashSet};
 use sha2::{Digest as _, Sha256};
 
 use super::digest::{Digest, FileIdentity};
 use super::directory::{self, Extent, Listing};
-use super::environment;
+use super::environment::{self, Variable};
 use super::host::{Host, Stream};
 use super::memory::{DigestMemory, Known};
 use super::program::{Chain, Format, Program};
@@ -25,8 +25,8 @@ const LEN_SHOWN_MAX: usize = 200;
 /// The inputs so far, and where digests come from.
 pub(super) struct Collector<'a> {
     inputs: Vec<Input>,
-    labels: HashSet<String>,
-    directories: HashSet<PathBuf>,
+    labels: FxHashSet<String>,
+    directories: FxHashSet<PathBuf>,
     pub(super) digests: &'a mut DigestMemory,
     cwd: &'a Path,
     outputs: &'a [PathBuf],
@@ -40,8 +40,8 @@ impl<'a> Collector<'a> {
     ) -> Self {
         Self {
             inputs: Vec::with_capacity(128),
-            labels: HashSet::with_capacity(128),
-            directories: HashSet::new(),
+            labels: FxHashSet::with_capacity_and_hasher(128, FxBuildHasher),
+            directories: FxHashSet::default(),
             digests,
             cwd: &command.cwd,
             outputs: &scope.outputs,
@@ -66,8 +66,19 @@ impl<'a> Collector<'a> {
     /// Relative paths start from the command's working directory.
     pub(super) fn file(&mut self, kind: &str, path: &Path) -> Result<Found, FingerprintError> {
         let path = self.cwd.join(path);
-        let label = format!("{kind} {}", path.display());
-        let metadata = match fs::metadata(&path) {
+        let metadata = fs::metadata(&path);
+        self.file_with(kind, &path, metadata)
+    }
+
+    /// The same for an absolute path that the caller has just looked at.
+    pub(super) fn file_with(
+        &mut self,
+        kind: &str,
+        path: &Path,
+        metadata: io::Result<Metadata>,
+    ) -> Result<Found, FingerprintError> {
+        let label = labelled(kind, path);
+        let metadata = match metadata {
             Ok(metadata) => metadata,
             Err(error) => {
                 let shown = if error.kind() == io::ErrorKind::PermissionDenied {
@@ -89,7 +100,7 @@ impl<'a> Collector<'a> {
             self.add(label, Digest::of(value.as_bytes()), "no regular file".to_owned());
             return Ok(Found::Special);
         }
-        match self.digests.identified(&path, identity) {
+        match self.digests.identified(path, identity) {
             Ok(known) => {
                 let shown =
                     format!("{} bytes, sha256 {}", known.identity.size, known.digest.short());
@@ -102,7 +113,7 @@ impl<'a> Collector<'a> {
                 self.add(label, Digest::of(value.as_bytes()), "not readable".to_owned());
                 Ok(Found::Special)
             }
-            Err(source) => Err(FingerprintError::Unreadable { path, source }),
+            Err(source) => Err(FingerprintError::Unreadable { path: path.to_owned(), source }),
         }
     }
 
@@ -135,7 +146,7 @@ impl<'a> Collector<'a> {
 
     fn listing(&mut self, kind: &str, path: PathBuf, listing: &Listing) {
         let shown = format!("{} files, sha256 {}", listing.files, listing.digest.short());
-        self.add(format!("{kind} {}", path.display()), listing.digest, shown);
+        self.add(labelled(kind, &path), listing.digest, shown);
         self.directories.insert(path.components().collect());
     }
 
@@ -191,24 +202,34 @@ impl<'a> Collector<'a> {
 
     /// Adds arguments, environment, working directory and our own options, as
     /// far as they count at the capture point.
-    pub(super) fn command(&mut self, command: &Command, scope: &Scope, host: &Host) {
+    pub(super) fn command(
+        &mut self,
+        command: &Command,
+        variables: &[Variable<'_>],
+        scope: &Scope,
+        host: &Host,
+    ) {
         for (number, argument) in command.argv.iter().enumerate() {
             self.bytes(format!("argument {number}"), argument.as_bytes());
         }
-        let mut variables = environment::relevant(&command.env, &scope.ignore_env);
-        match scope.point {
-            Point::Ready => self.working_directory(),
-            // What it starts from is asked of its line (`java::collect`).
-            Point::Main => {
-                let account = host.account.as_deref();
-                variables.retain(|variable| environment::is_read_at_main(variable.name, account));
-            }
+        // At main, what it starts from is asked of its line (`java::collect`).
+        if scope.point == Point::Ready {
+            self.working_directory();
         }
-        for (index, variable) in variables.iter().enumerate() {
+        let account = host.account.as_deref();
+        let counts = |variable: &Variable<'_>| {
+            scope.point == Point::Ready || environment::is_read_at_main(variable.name, account)
+        };
+        let mut before: Option<(&[u8], usize)> = None;
+        for variable in variables.iter().filter(|it| counts(it)) {
             let mut label =
-                format!("environment variable {}", String::from_utf8_lossy(variable.name));
-            let earlier = variables[..index].iter().rev();
-            let repeated = earlier.take_while(|other| other.name == variable.name).count();
+                ["environment variable ", &String::from_utf8_lossy(variable.name)].concat();
+            // They are sorted by name.
+            let repeated = match before {
+                Some((name, times)) if name == variable.name => times + 1,
+                _ => 0,
+            };
+            before = Some((variable.name, repeated));
             if repeated > 0 {
                 label.push_str(&format!(" (#{})", repeated + 1));
             }
@@ -336,6 +357,15 @@ fn shorten(text: &str) -> String {
     match text.char_indices().nth(LEN_SHOWN_MAX) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),
+    }
+}
+
+/// Returns a label for a file or directory.
+fn labelled(kind: &str, path: &Path) -> String {
+    match path.to_str() {
+        // As `display` writes it, which looks at each byte for what is not UTF-8.
+        Some(path) => [kind, " ", path].concat(),
+        None => format!("{kind} {}", path.display()),
     }
 }
 

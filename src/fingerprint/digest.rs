@@ -9,6 +9,8 @@ use std::path::Path;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
+/// The hexadecimal digits.
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 /// The bytes that are read at a time while a file is hashed.
 const LEN_BLOCK: usize = 256 << 10;
 /// How often a file is hashed again because it changed meanwhile.
@@ -33,7 +35,10 @@ impl Digest {
 
     /// Returns the first twelve digits, which are enough for people.
     pub fn short(&self) -> String {
-        self.0[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+        let mut text = String::with_capacity(12);
+        // Writing to a String cannot fail.
+        let _ = write_hex(&mut text, &self.0[..6]);
+        text
     }
 }
 
@@ -78,9 +83,11 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// Writes bytes as lower case hexadecimal digits.
-pub(crate) fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
-    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+/// Writes bytes as lower case hexadecimal digits. A hit writes hundreds of them,
+/// so each is not formatted by itself.
+pub(crate) fn write_hex(to: &mut impl fmt::Write, bytes: &[u8]) -> fmt::Result {
+    let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    nibbles.map(|nibble| char::from(DIGITS[usize::from(nibble)])).try_for_each(|c| to.write_char(c))
 }
 
 /// Reads exactly `into.len()` bytes from lower case hexadecimal digits.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::IsTerminal;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -14,7 +14,7 @@ use nix::unistd::{Pid, getresgid, getresuid};
 
 use super::cgroup::{Limits, read_small};
 use super::digest::Digest;
-use crate::sys::{auxv, cpu, process};
+use crate::sys::{auxv, cpu, descriptors, process};
 
 /// What one of the descriptors 0, 1 and 2 is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,11 +158,7 @@ impl Host {
             gids,
             groups: groups(),
             account: account(Path::new("/etc/passwd"), uids[0]),
-            streams: [
-                Stream::of(std::io::stdin().as_fd()),
-                Stream::of(std::io::stdout().as_fd()),
-                Stream::of(std::io::stderr().as_fd()),
-            ],
+            streams: descriptors::standard().map(Stream::of),
             ignored_signals: Vec::new(),
             blocked_signals: Vec::new(),
             limits: LIMITS
@@ -233,6 +229,8 @@ pub fn vdso_digest() -> Digest {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]

@@ -1,9 +1,10 @@
 //! The inputs of a program on a JVM.
 
-use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use rustc_hash::FxHashSet;
 
 use super::collector::{Collector, Found};
 use super::directory::Extent;
@@ -45,7 +46,7 @@ pub(super) fn collect(
             collector.file("JVM option file", &file)?;
         }
     }
-    let mut places = Places { collector, seen: HashSet::new(), real_cwd: None };
+    let mut places = Places { collector, seen: FxHashSet::default(), real_cwd: None };
     for place in module_path {
         places.add(&place, Manifest::Ignored)?;
     }
@@ -71,7 +72,7 @@ enum Manifest {
 
 struct Places<'a, 'b> {
     collector: &'a mut Collector<'b>,
-    seen: HashSet<PathBuf>,
+    seen: FxHashSet<PathBuf>,
     real_cwd: Option<PathBuf>,
 }
 

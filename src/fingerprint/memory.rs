@@ -21,11 +21,13 @@
 //! remembered: another change within the same tick of the file system's clock
 //! would leave its identity as it was. (git's index has the same problem.)
 
-use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustc_hash::FxHashMap;
 
 use super::digest::{Digest, FileIdentity, hash_file, now_ns};
 
@@ -161,10 +163,10 @@ pub struct DigestMemory {
     /// The records as they were read, sorted.
     stored: Vec<u8>,
     /// Records that are new or changed.
-    fresh: HashMap<Key, Record>,
+    fresh: FxHashMap<Key, Record>,
     /// What was answered since the last [`Self::refresh`], by path: the
     /// fingerprint and the check of an entry ask for the same files.
-    answered: HashMap<PathBuf, Known>,
+    answered: FxHashMap<OsString, Known>,
     /// The file of those that was changed last, with its ctime in ns.
     newest: Option<(PathBuf, i64)>,
     today: u32,
@@ -180,6 +182,8 @@ impl DigestMemory {
     /// Reads a memory; one that is missing or damaged knows nothing.
     pub fn load(path: &Path) -> Self {
         let mut memory = Self::empty();
+        // What a JVM asks for: growing step by step takes twice the memory.
+        memory.answered.reserve(56);
         memory.stored = read(path).and_then(valid_records).unwrap_or_default();
         memory
     }
@@ -198,7 +202,7 @@ impl DigestMemory {
 
     /// Returns what was answered for a path since the last [`Self::refresh`].
     pub fn answered(&self, path: &Path) -> Option<Known> {
-        self.answered.get(path).copied()
+        self.answered.get(path.as_os_str()).copied()
     }
 
     /// Returns which of the files looked at since the last
@@ -220,7 +224,7 @@ impl DigestMemory {
     /// # Errors
     /// Those of [`hash_file`].
     pub fn file(&mut self, path: &Path) -> io::Result<Known> {
-        if let Some(known) = self.answered.get(path) {
+        if let Some(known) = self.answered.get(path.as_os_str()) {
             return Ok(*known);
         }
         let metadata = fs::metadata(path)?;
@@ -257,7 +261,7 @@ impl DigestMemory {
                 Reading::All => self.hash(path)?,
             },
         };
-        self.answered.insert(path.to_owned(), known);
+        self.answered.insert(path.as_os_str().to_owned(), known);
         self.saw(path, known.identity);
         Ok(known)
     }
@@ -265,7 +269,7 @@ impl DigestMemory {
     /// Remembers something else about a file that [`Self::file`] has answered
     /// for.
     pub fn annotate(&mut self, path: &Path, note: Note) {
-        let Some(known) = self.answered.get_mut(path) else { return };
+        let Some(known) = self.answered.get_mut(path.as_os_str()) else { return };
         known.note = note;
         let known = *known;
         if known.settled {
@@ -319,7 +323,7 @@ impl DigestMemory {
             return Ok(());
         }
         let theirs = read(path).and_then(valid_records).unwrap_or_default();
-        let mut merged: HashMap<Key, Record> = HashMap::new();
+        let mut merged: FxHashMap<Key, Record> = FxHashMap::default();
         let old = self.stored.chunks_exact(LEN_RECORD).chain(theirs.chunks_exact(LEN_RECORD));
         let newest_last = old.filter_map(Record::from_bytes).chain(self.fresh.values().copied());
         for record in newest_last {

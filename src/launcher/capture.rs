@@ -122,7 +122,7 @@ impl<'a> Capture<'a> {
                 Stage::Warming => match self.parts.poll_warmup() {
                     None => return Some(LOOK),
                     Some(Ok(())) => self.warm_up(),
-                    Some(Err(reason)) => self.refused(&reason),
+                    Some(Err(reason)) => self.not_warmed(&reason),
                 },
                 Stage::Freezing { .. } if stopped => return Some(LOOK),
                 Stage::Freezing { deadline, next, pause } => {
@@ -201,13 +201,19 @@ impl<'a> Capture<'a> {
     fn warm_up(&mut self) {
         match self.parts.start_warmup() {
             Some(Ok(())) => self.stage = Stage::Warming,
-            Some(Err(reason)) => self.refused(&reason),
+            Some(Err(reason)) => self.not_warmed(&reason),
             None => {
                 let now = Instant::now();
                 let deadline = now + self.patience;
                 self.stage = Stage::Freezing { deadline, next: now, pause: PAUSES.0 };
             }
         }
+    }
+
+    /// Ends the capture of a program that was not warmed up as was asked for.
+    fn not_warmed(&mut self, reason: &str) {
+        self.parts.note_refusal(reason);
+        self.refused(reason);
     }
 
     fn freeze(&mut self, deadline: Instant, pause: Duration) {
@@ -273,7 +279,7 @@ const PANIC: &str = "writing the image failed";
 fn start(job: Job) -> std::io::Result<Stage> {
     let (done, end) = process::pipe()?;
     let (sender, result) = sync_channel(1);
-    std::thread::Builder::new().name("warmstart-write".into()).spawn(move || {
+    process::thread("warmstart-write").spawn(move || {
         // Nobody listens any more if the launcher gave up.
         let _ = sender.send(job());
         drop(end);
@@ -424,7 +430,7 @@ mod tests {
     fn a_failed_warmup_or_commit_is_told() {
         let failed = script(vec![Err("warmup failed".into())], vec![]);
         let (diary, status) = play(failed, Duration::ZERO);
-        assert_eq!(diary, ["warmup", "release"]);
+        assert_eq!(diary, ["warmup", "refused warmup failed", "release"]);
         assert!(status.contains("warmup failed"));
         let (_, status) = play(script(vec![], vec![job(Err("disk full".into()))]), Duration::ZERO);
         assert!(status.contains(r#""outcome":"cold""#) && status.contains("disk full"));

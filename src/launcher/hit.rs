@@ -47,7 +47,7 @@ const NOTIFY_FILE: &str = "notify.json";
 #[derive(Debug, thiserror::Error)]
 pub enum NoLookup {
     /// The program cannot be started: its start will say so.
-    #[error("there is no such program")]
+    #[error("the program is not there or cannot be executed")]
     NoProgram,
     /// Nothing is to be captured, and nothing has been.
     #[error("there is no cache yet")]
@@ -275,8 +275,16 @@ fn scope(options: &Options, point: Point) -> Scope {
     let is_ready = point == Point::Ready;
     if let Some(training) = options.training.as_ref().filter(|_| !is_ready) {
         let Training { runs, with, dir, allow_stateful } = training;
-        let how = format!("{runs} {with:?} {dir:?} {allow_stateful}");
-        settings.push(("--train".to_owned(), how));
+        settings.push(("--train".to_owned(), runs.to_string()));
+        if !with.is_empty() {
+            settings.push(("--train-with".to_owned(), format!("{with:?}")));
+        }
+        if let Some(dir) = dir {
+            settings.push(("--train-dir".to_owned(), format!("{dir:?}")));
+        }
+        if *allow_stateful {
+            settings.push(("--allow-stateful".to_owned(), "yes".to_owned()));
+        }
     }
     // As lists, so that two commands never read like one.
     if is_ready && !options.ready.is_empty() {
@@ -391,7 +399,7 @@ impl Lookup {
     /// Says what is different from the entry that comes closest, one line for
     /// each difference.
     pub fn differences(&self) -> Vec<String> {
-        let nearest = self.cache.nearest(&self.fingerprint);
+        let nearest = self.cache.nearest(&self.fingerprint, self.scope.point);
         nearest.into_iter().flat_map(|nearest| nearest.changes).map(|c| c.to_string()).collect()
     }
 

@@ -67,7 +67,7 @@ impl Place {
                 place.known(lookup);
             }
             Key::Unread(unread) => {
-                let thread = std::thread::Builder::new().name("warmstart-read".into());
+                let thread = process::thread("warmstart-read");
                 let reading = thread.spawn(move || {
                     // The program's own start comes first: a short one would
                     // take half as long again beside it, for nothing.

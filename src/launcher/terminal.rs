@@ -15,7 +15,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::sys::tty;
+use crate::sys::{descriptors, tty};
 
 /// The file of an image that holds a [`Mode`].
 pub const FILE: &str = "terminal.json";
@@ -123,6 +123,5 @@ impl Drop for Entered {
 
 /// Shows the terminal among our 0, 1 and 2 to a function.
 fn with_ours<T>(use_it: impl Fn(BorrowedFd<'_>) -> Option<T>) -> Option<T> {
-    let (input, output, errors) = (io::stdin(), io::stdout(), io::stderr());
-    [input.as_fd(), output.as_fd(), errors.as_fd()].into_iter().find_map(use_it)
+    descriptors::standard().into_iter().find_map(use_it)
 }

@@ -22,7 +22,7 @@ use nix::unistd::Pid;
 use super::foreign;
 use super::host::{self, Clock};
 use super::planner::Policy;
-use super::{CannotRestore, Engine, Request, Restored};
+use super::{CannotRestore, Engine, Request, Restored, beside_others};
 use crate::criu::edit;
 use crate::criu::family::{self, Watch};
 use crate::criu::record::{MadeFile, Record, VERSION};
@@ -80,14 +80,7 @@ pub fn criu(request: &Request<'_>, criu: &Criu) -> Result<Restored, CannotRestor
             Strategy::Namespace => {}
             _ => continue,
         }
-        let mut result = once();
-        for _ in 1..TRIES {
-            if !matches!(result, Err(CannotRestore::Raced { .. })) {
-                break;
-            }
-            result = once();
-        }
-        match result {
+        match beside_others(TRIES, once) {
             // What could be tried says more than what could not.
             Err(reason) if reason.is_about_pids() => {
                 first = match (first, reason) {

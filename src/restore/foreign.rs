@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::host::Host;
+use super::host::{self, Host};
 use super::plan::PLAN_FILE;
 use super::planner::{
     self, Changed, Facts, Given, Leads, PageMode, PlannerError, Policy, Scheduling, Source, Written,
@@ -191,6 +191,7 @@ fn read(dir: &Path) -> Result<(Set, Facts), ForeignError> {
         caller_personality: own_personality(),
         changed,
         host: Host::read(),
+        len_vclock: host::len_vclock(),
     };
     Ok((set, facts))
 }

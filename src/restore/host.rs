@@ -5,8 +5,8 @@ use std::io::Read;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::plan::{KernelAreaKind, Plan};
-use crate::sys::arch;
+use super::plan::{KernelArea, KernelAreaKind, Plan};
+use crate::sys::{arch, auxv};
 
 /// A second's nanoseconds.
 const NS: u64 = 1_000_000_000;
@@ -95,25 +95,45 @@ pub struct Move {
     pub target: u64,
 }
 
-/// Says where the kernel's areas of this process (`/proc/self/maps`) belong in
-/// a restored one; `None` if they are not those that the image had.
+/// Says where the kernel's areas of this process belong in a restored one;
+/// `None` if they are not those that the image had.
+///
+/// Where they lie follows from where the vDSO is, whose code reaches the others
+/// at fixed distances: it is the same as in the image ([`Host::refuses`]). A
+/// plan that does not know the distances has them looked up.
+pub fn kernel_moves(plan: &Plan) -> Option<Vec<Move>> {
+    let area = |kind| plan.file().kernel_areas.iter().find(|area| area.kind() == kind);
+    let (vdso, vvar) = (area(KernelAreaKind::Vdso)?, area(KernelAreaKind::Vvar)?);
+    match plan.file().len_vclock {
+        Some(len_vclock) => moves(vdso, vvar, len_vclock),
+        None => moves_by_name(vdso, vvar),
+    }
+}
+
+fn moves(vdso: &KernelArea, vvar: &KernelArea, len_vclock: u64) -> Option<Vec<Move>> {
+    let addr = auxv::vdso_address()?;
+    let start = addr.checked_sub(vvar.len)?;
+    let len_vvar = vvar.len.checked_sub(len_vclock)?;
+    let moves = [
+        Move { addr, len: vdso.len, target: vdso.addr },
+        Move { addr: start, len: len_vvar, target: vvar.addr },
+        Move { addr: start + len_vvar, len: len_vclock, target: vvar.addr + len_vvar },
+    ];
+    Some(moves.into_iter().filter(|area| area.len > 0).collect())
+}
+
+/// The same by their names in `/proc/self/maps`.
 ///
 /// `[vvar_vclock]` (Linux 6.13) lies behind `[vvar]`, and an image has both as
 /// one area.
-pub fn kernel_moves(plan: &Plan) -> Option<Vec<Move>> {
-    // The kernel tells no length: a vector that grows would read it in pieces.
-    let mut maps = String::with_capacity(8 << 10);
-    File::open("/proc/self/maps").ok()?.take(1 << 20).read_to_string(&mut maps).ok()?;
-    let own: Vec<(Area, u64, u64)> = maps.lines().filter_map(parse).collect();
+fn moves_by_name(vdso: &KernelArea, vvar: &KernelArea) -> Option<Vec<Move>> {
+    let own = own_areas()?;
     let len_of = |wanted: &[Area]| -> u64 {
         own.iter().filter(|(area, ..)| wanted.contains(area)).map(|(_, _, len)| len).sum()
     };
     let mut moves = Vec::with_capacity(3);
-    for (kind, parts) in [
-        (KernelAreaKind::Vdso, &[Area::Vdso][..]),
-        (KernelAreaKind::Vvar, &[Area::Vvar, Area::VvarVclock][..]),
-    ] {
-        let target = plan.file().kernel_areas.iter().find(|area| area.kind() == kind)?;
+    for (target, parts) in [(vdso, &[Area::Vdso][..]), (vvar, &[Area::Vvar, Area::VvarVclock][..])]
+    {
         if target.len != len_of(parts) {
             return None;
         }
@@ -124,6 +144,25 @@ pub fn kernel_moves(plan: &Plan) -> Option<Vec<Move>> {
         }
     }
     Some(moves)
+}
+
+/// Returns the length of `[vvar_vclock]`, 0 if there is none, if this kernel
+/// maps its areas as [`kernel_moves`] takes them to be.
+pub fn len_vclock() -> Option<u64> {
+    let own = own_areas()?;
+    let find = |wanted| own.iter().find(|(area, ..)| *area == wanted);
+    let (_, vdso, _) = *find(Area::Vdso)?;
+    let (_, vvar, len_vvar) = *find(Area::Vvar)?;
+    let (vclock, len) = find(Area::VvarVclock).map_or((vdso, 0), |(_, addr, len)| (*addr, *len));
+    (vvar + len_vvar == vclock && vclock + len == vdso).then_some(len)
+}
+
+/// Returns the kernel's areas of this process: address and length.
+fn own_areas() -> Option<Vec<(Area, u64, u64)>> {
+    // The kernel tells no length: a vector that grows would read it in pieces.
+    let mut maps = String::with_capacity(8 << 10);
+    File::open("/proc/self/maps").ok()?.take(1 << 20).read_to_string(&mut maps).ok()?;
+    Some(maps.lines().filter_map(parse).collect())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,6 +188,25 @@ fn parse(line: &str) -> Option<(Area, u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn areas_are_where_their_names_say() {
+        let len_vclock = len_vclock().expect("this kernel maps them one behind the other");
+        let own = own_areas().unwrap();
+        let find = |wanted| own.iter().find(|(area, ..)| *area == wanted).copied();
+        let (_, vdso, len_vdso) = find(Area::Vdso).unwrap();
+        assert_eq!(auxv::vdso_address(), Some(vdso));
+        let len = find(Area::Vvar).unwrap().2 + len_vclock;
+        let area = |kind: KernelAreaKind, addr, len| KernelArea { kind: kind as i32, addr, len };
+        let there = [
+            area(KernelAreaKind::Vdso, 0x7000_0000, len_vdso),
+            area(KernelAreaKind::Vvar, 0x7000_0000 - len, len),
+        ];
+        let by_name = moves_by_name(&there[0], &there[1]).unwrap();
+        assert_eq!(moves(&there[0], &there[1], len_vclock).unwrap(), by_name);
+        let longer = area(KernelAreaKind::Vvar, 0x6000_0000, len + 4096);
+        assert_eq!(moves_by_name(&there[0], &longer), None);
+    }
 
     #[test]
     fn the_areas_of_a_line_are_known() {

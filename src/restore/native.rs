@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::host::{self, Clock, Host, Move};
 use super::plan::{Operation, Plan, PlanError, PlanFile};
 use super::program::{Births, Surroundings};
-use super::{CannotRestore, Engine, Request, Restored};
+use super::{CannotRestore, Engine, Request, Restored, beside_others};
 use crate::pids::{self, PositionError, Positioner, Strategy, range};
 use crate::privilege;
 use crate::sys::namespaces::Time;
@@ -53,21 +53,24 @@ pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
     let mut first = None;
     let suits = |strategy: &&Strategy| {
         // Clocks of its own are those of a namespace.
-        request.clock == Clock::Machines || **strategy == Strategy::Namespace
+        let suits_clock = request.clock == Clock::Machines || **strategy == Strategy::Namespace;
+        // Without any privilege `/proc/PID/exe` stays ours: only for who asks
+        // for it.
+        let suits_us = **strategy != Strategy::Cycle
+            || request.pids.len() == 1
+            || privilege::may_choose_pids();
+        suits_clock && suits_us
     };
     for strategy in request.pids.iter().filter(suits) {
-        let result = match strategy {
+        let result = beside_others(tries_of(*strategy), || match strategy {
             Strategy::SetTid => by_set_tid(request, plan, started),
             Strategy::LastPid => by_turns(request, plan, started, *strategy, Positioner::last_pid),
-            // Without any privilege `/proc/PID/exe` stays ours: only for who
-            // asks for it.
-            Strategy::Cycle if request.pids.len() > 1 && !privilege::may_choose_pids() => continue,
             Strategy::Cycle => {
                 let cycle = || Positioner::cycle(request.pid_budget);
                 by_turns(request, plan, started, *strategy, cycle)
             }
-            Strategy::Namespace => beside_copies(request, plan, started),
-        };
+            Strategy::Namespace => attempt(request, plan, Way::Namespace, started),
+        });
         let result = result.map_err(|reason| match reason {
             CannotRestore::Raced { step, errno } => CannotRestore::Step { step, errno },
             other => other,
@@ -115,31 +118,10 @@ impl Family {
     }
 }
 
-/// How often a restore is tried that met another copy of its program, and the
-/// pause before the second try.
-const MEETINGS: u32 = 8;
-const PAUSE_AFTER_MEETING: Duration = Duration::from_millis(1);
-
-/// Restores in a namespace, while other copies of the program may be restored
-/// in theirs: they make the same files anew (a JVM's `hsperfdata`), each under
-/// the name that the others use.
-fn beside_copies(
-    request: &Request<'_>,
-    plan: &Family,
-    started: Instant,
-) -> Result<Restored, CannotRestore> {
-    let mut pause = PAUSE_AFTER_MEETING;
-    for _ in 1..MEETINGS {
-        match attempt(request, plan, Way::Namespace, started) {
-            Err(CannotRestore::Raced { .. }) => {
-                // Not all at the same time again.
-                std::thread::sleep(pause + pause * (std::process::id() % 8) / 8);
-                pause *= 2;
-            }
-            result => return result,
-        }
-    }
-    attempt(request, plan, Way::Namespace, started)
+/// Returns how often a way to the pids is tried that met others: in a namespace
+/// all copies of a program have the same pids.
+fn tries_of(strategy: Strategy) -> u32 {
+    if strategy == Strategy::Namespace { 8 } else { 4 }
 }
 
 fn by_set_tid(

@@ -29,7 +29,7 @@ pub use format::kernel_area::Kind as KernelAreaKind;
 pub use format::{Clocks, GivenDescriptor, KernelArea, Kin, MemoryMap, PagesFile, Shared};
 pub use kin::MAX_SHARED;
 pub use operation::{Arg, Check, Operation};
-pub use stored::{PlanFile, ThreadPlan};
+pub use stored::{Frame, PlanFile, ThreadPlan};
 
 /// The name of the plan in an entry's image directory: that of the root, if it
 /// is a tree of processes.
@@ -41,7 +41,7 @@ pub fn part_file(pid: i32) -> String {
 }
 
 /// The version of the format; a plan of another one is not used.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 const MAGIC: [u8; 8] = *b"WSPLAN\r\n";
 const LEN_HEADER: usize = 8 + 4 + 4 + 8 + 32;
 /// A plan is some 100 KB; logs that it carries can make it larger.

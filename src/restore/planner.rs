@@ -144,6 +144,8 @@ pub struct Facts {
     pub changed: Changed,
     /// The machine.
     pub host: Host,
+    /// The length of its `[vvar_vclock]` ([`super::host::len_vclock`]).
+    pub len_vclock: Option<u64>,
 }
 
 /// Why an image cannot be restored natively.
@@ -307,7 +309,7 @@ fn compile_task(
     };
     let count = planner.operations.len()
         + threads.iter().map(|thread| thread.operations.len() + 8).sum::<usize>();
-    let frames: u64 = threads.iter().map(|thread| thread.frame_len.next_multiple_of(64)).sum();
+    let frames: u64 = threads.iter().map(|thread| thread.frame.len.next_multiple_of(64)).sum();
     let len_place = (planner.data.0.len() as u64 + frames + count as u64 * 64 + (1 << 20))
         .next_multiple_of(1 << 20);
     let file = PlanFile {
@@ -317,6 +319,10 @@ fn compile_task(
         exe: planner.path_of(mm.exe_file_id)?.to_vec(),
         len_pages,
         mapped: facts.page_mode == PageMode::Mapped,
+        len_vclock: facts.len_vclock.filter(|len| {
+            let is_vvar = |area: &&KernelArea| area.kind() == KernelAreaKind::Vvar;
+            kernel_areas.iter().find(is_vvar).is_some_and(|vvar| *len < vvar.len)
+        }),
         kernel_areas,
         places: places(task, len_place, family.map_or(0, |family| family.turn(task)))?,
         len_place,

@@ -9,7 +9,7 @@
 use std::os::fd::RawFd;
 
 use super::host::Move;
-use super::plan::{Arg, Check, Operation, Plan, ThreadPlan};
+use super::plan::{Arg, Check, Frame, Operation, Plan, ThreadPlan};
 use crate::sys::arch::{self, Instruction, Op, Start, TASK_SIZE};
 use crate::sys::capability::Sets;
 use crate::sys::clone3::CloneArgs;
@@ -180,7 +180,7 @@ impl Steps {
 pub fn layout(plan: &Plan, around: &Surroundings<'_>, place: u64) -> Layout {
     let file = plan.file();
     let threads = &file.threads;
-    let frames: u64 = threads.iter().map(|thread| thread.frame_len.next_multiple_of(64)).sum();
+    let frames: u64 = threads.iter().map(|thread| thread.frame.len.next_multiple_of(64)).sum();
     let len_state = (FRAMES + frames).next_multiple_of(LEN_PAGE);
     let own: usize = threads.iter().map(|thread| thread.operations.len() + 16).sum();
     let others = file.given.len() + around.kernel_areas.len() + around.more_pages.len();
@@ -239,7 +239,9 @@ pub fn lower(plan: &Plan, around: &Surroundings<'_>, layout: Layout, memory: &mu
         memory,
         len_data,
         count: 0,
-        steps: Steps::default(),
+        // Most stretches are of threads: some for their making, their own, some
+        // for what comes after.
+        steps: Steps { marks: Vec::with_capacity(64 + 16 * plan.file().threads.len()) },
         spawns: Vec::new(),
         stillborn: Vec::new(),
         capabilities: [0; 2],
@@ -608,10 +610,15 @@ impl Builder<'_> {
             self.operation(Step::Thread(index as u32, number as u32), operation);
         }
         let frame = self.place_frame(thread);
-        let step = Step::Own("placing a frame");
-        let from = self.layout.program + thread.frame_offset;
-        let copy = Instruction::new(Op::Copy, [frame, from, thread.frame_len]);
-        self.push(step, copy);
+        let Frame { offset, len, head, tail } = thread.frame;
+        // What lies between is zero, as the state is.
+        let from = self.layout.program + offset;
+        for (to, from, len) in [(frame, from, head), (frame + len - tail, from + head, tail)] {
+            if len > 0 {
+                let copy = Instruction::new(Op::Copy, [to, from, len]);
+                self.push(Step::Own("placing a frame"), copy);
+            }
+        }
         frame
     }
 
@@ -622,9 +629,9 @@ impl Builder<'_> {
     /// from other memory.
     fn place_frame(&mut self, thread: &ThreadPlan) -> u64 {
         let addr = self.next_frame;
-        self.next_frame += thread.frame_len.next_multiple_of(64);
-        let start = thread.frame_offset as usize;
-        let frame = &mut self.memory[start..start + thread.frame_len as usize];
+        self.next_frame += thread.frame.len.next_multiple_of(64);
+        let Frame { offset, head, .. } = thread.frame;
+        let frame = &mut self.memory[offset as usize..(offset + head) as usize];
         arch::place_frame(frame, addr);
         addr
     }

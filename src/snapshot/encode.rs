@@ -17,7 +17,7 @@ use crate::image::proto::{
     TaskKobjIdsEntry, TimensEntry, Timespec, VmaEntry,
 };
 use crate::image::{Pagemap, Set, Shmem, Task, Thread, vma_status};
-use crate::restore::host::Host;
+use crate::restore::host::{self, Host};
 use crate::restore::planner::{Changed, Facts, PageMode, Written};
 use crate::trace::{Group, Remote};
 
@@ -230,6 +230,7 @@ pub fn encode(parts: Parts<'_>) -> Result<(Set, Facts), Refusal> {
         // ([`Files::finish`]).
         changed: Changed { nonblocking, ..changed },
         host: Host::read(),
+        len_vclock: host::len_vclock(),
     };
     Ok((set, facts))
 }

@@ -19,7 +19,7 @@ use std::sync::atomic::{
 const LEN_BLOCK: usize = 2 << 20;
 /// How much of it a hit touches: the plan, the metadata, the remembered
 /// digests (for 25 threads and 300 areas).
-const LEN_HIT: usize = 256 << 10;
+const LEN_HIT: usize = 208 << 10;
 
 #[repr(C, align(4096))]
 struct Block(UnsafeCell<[MaybeUninit<u8>; LEN_BLOCK]>);

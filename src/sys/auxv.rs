@@ -13,11 +13,7 @@ const LEN_PAGE: usize = 4096;
 /// Every process of a kernel has the same vDSO, so our own stands for that of
 /// the program.
 pub fn vdso() -> Option<&'static [u8]> {
-    // SAFETY: getauxval only reads the vector that libc saved (getauxval(3)).
-    let address = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) } as usize;
-    if address == 0 || !address.is_multiple_of(LEN_PAGE) {
-        return None;
-    }
+    let address = vdso_address()? as usize;
     // SAFETY: a non-zero AT_SYSINFO_EHDR is the address of the mapped vDSO,
     // which is at least one page long, is readable, is never written and is
     // unmapped by nobody in this process (a restore does that in its child).
@@ -26,6 +22,14 @@ pub fn vdso() -> Option<&'static [u8]> {
     // SAFETY: as above; the kernel maps the whole image, and `len` is where
     // the image's own headers say that it ends.
     Some(unsafe { std::slice::from_raw_parts(address as *const u8, len) })
+}
+
+/// Returns where the vDSO is mapped into this process, a multiple of the page
+/// size; `None` if there is none.
+pub fn vdso_address() -> Option<u64> {
+    // SAFETY: getauxval only reads the vector that libc saved (getauxval(3)).
+    let address = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) };
+    (address != 0 && address.is_multiple_of(LEN_PAGE as u64)).then_some(address)
 }
 
 /// Returns how long the ELF-64 image is that starts with `head`: the end of

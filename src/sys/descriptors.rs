@@ -1,7 +1,16 @@
 //! File descriptors that are not ours to own: the ones a caller handed over.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+/// Returns 0, 1 and 2. Rust's own handles have buffers, which a hit would make
+/// for nothing.
+pub fn standard() -> [BorrowedFd<'static>; 3] {
+    // SAFETY: they are open as long as this process lives: what was closed has
+    // `/dev/null` since before `main` (`sys::start`), and what is let go is
+    // replaced, not closed.
+    [0, 1, 2].map(|fd| unsafe { BorrowedFd::borrow_raw(fd) })
+}
 
 /// A descriptor under a number that the next program is to find; closed when
 /// dropped.
@@ -13,7 +22,7 @@ impl Lent {
     ///
     /// # Errors
     /// If the number is not free, or beyond the limit.
-    pub fn new(from: std::os::fd::BorrowedFd<'_>, number: RawFd) -> io::Result<Self> {
+    pub fn new(from: BorrowedFd<'_>, number: RawFd) -> io::Result<Self> {
         if is_open(number) {
             return Err(io::Error::from_raw_os_error(libc::EBUSY));
         }
@@ -48,7 +57,7 @@ pub const OWNER_PROCESS: i32 = 1;
 /// Returns who is to have a signal when something comes in (`F_GETOWN_EX`,
 /// `F_GETSIG`); `None` if that is nobody, or for descriptors that know no such
 /// thing.
-pub fn owner(fd: std::os::fd::BorrowedFd<'_>) -> Option<Owner> {
+pub fn owner(fd: BorrowedFd<'_>) -> Option<Owner> {
     const F_GETSIG: libc::c_int = 11;
     const F_GETOWN_EX: libc::c_int = 16;
     // `struct f_owner_ex`: its kind and its number.

@@ -398,6 +398,16 @@ pub fn leave_behind(work: impl FnOnce()) {
         unsafe { libc::_exit(0) }
     }
 }
+
+/// The stack of our own threads, in bytes: Rust's default, which a variable of
+/// the caller's (`RUST_MIN_STACK`) may change to less than we need.
+const LEN_STACK: usize = 2 << 20;
+
+/// Prepares a thread of ours.
+pub fn thread(name: &str) -> std::thread::Builder {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(LEN_STACK)
+}
+
 /// Makes the calling thread, and it alone, give way to everything else
 /// (`setpriority(2)`: on Linux the nice value belongs to the thread).
 pub fn be_nice() {

@@ -18,5 +18,6 @@ pub fn facts(page_mode: PageMode) -> Facts {
         caller_personality: 0,
         changed: Changed::default(),
         host: Host { boot_id: "boot".into(), vdso_digest: [7; 32], xfeatures: 0 },
+        len_vclock: Some(0x2000),
     }
 }

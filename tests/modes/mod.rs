@@ -305,10 +305,13 @@ impl Running {
     pub fn of(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut rest = BufReader::new(child.stdout.take().unwrap());
-        let mut first = String::new();
-        rest.read_line(&mut first).unwrap();
-        let first = first.trim_end().to_owned();
+        let first = line(&mut rest);
         Self { child, first, rest }
+    }
+
+    /// Waits for one more line of what it says.
+    pub fn line(&mut self) -> String {
+        line(&mut self.rest)
     }
 
     /// The pid that was started: the launcher's, or the program's own.
@@ -327,6 +330,12 @@ impl Running {
         self.rest.read_to_string(&mut said).unwrap();
         (self.child.wait().unwrap(), said)
     }
+}
+
+fn line(said: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
 }
 
 /// Sends a signal.

@@ -6,8 +6,11 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use warmstart::pids::cursor;
+use warmstart::pids::last_pid::LastPid;
 use warmstart::privilege::file::{self, FileCaps};
 
 /// The uid and gid of an ordinary user: `nobody`.
@@ -140,6 +143,22 @@ pub fn can_choose_pids() -> bool {
     effective.is_some_and(|set| set & (1 << 40 | 1 << 21) != 0)
 }
 
+/// Does something until it does not find a pid taken: by another process of this
+/// machine, for the moment, which is no failure.
+#[track_caller]
+pub fn with_free_pids<T>(mut attempt: impl FnMut() -> T, is_taken: impl Fn(&T) -> bool) -> T {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let outcome = attempt();
+        if !is_taken(&outcome) {
+            return outcome;
+        }
+        assert!(Instant::now() < end, "a pid stays taken");
+        eprintln!("once more: a pid is taken");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Makes a directory for a cache, which only we may use.
 pub fn cache() -> TempDir {
     tempfile::Builder::new().prefix("warmstart-test-").tempdir().expect("a temporary directory")
@@ -166,15 +185,12 @@ pub fn install(from: &Path, to: &Path) -> std::io::Result<()> {
 /// user may choose again: those below 1000 are no longer permitted, and a
 /// container or a counter that has just begun anew is there.
 fn leave_low_pids() {
-    const LAST: &str = "/proc/sys/kernel/ns_last_pid";
-    let number =
-        |path: &str| -> Option<u32> { std::fs::read_to_string(path).ok()?.trim().parse().ok() };
-    let (Some(last), Some(max)) = (number(LAST), number("/proc/sys/kernel/pid_max")) else {
-        return;
-    };
+    // Locked: another test may be about to move the cursor and put it back.
+    let Ok(mut last_pid) = LastPid::lock() else { return };
+    let (Some(last), Some(max)) = (last_pid.before(), cursor::pid_max()) else { return };
     if last < 1000 || last + 2000 > max {
         // Where that is not possible a test says by itself that it fails.
-        let _ = std::fs::write(LAST, "1000");
+        let _ = last_pid.set(1000);
     }
 }
 

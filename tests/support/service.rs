@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Jdk, Ordinary, binary};
+use super::{Jdk, Ordinary, binary, with_free_pids};
 
 /// The time within which each step must happen, cold starts included, on a
 /// machine that does other things as well.
@@ -53,6 +53,8 @@ pub struct Service<'a> {
     pub port: u16,
     /// The user who runs it, if not ours.
     pub user: Option<&'a Ordinary>,
+    /// The warmstart that is tested.
+    pub binary: PathBuf,
     /// What warmstart is called through (`unshare -pf ...`), if anything.
     pub via: Vec<OsString>,
     dir: TempDir,
@@ -62,7 +64,9 @@ impl<'a> Service<'a> {
     /// Makes one of a command that listens on `port`.
     pub fn new<W: Into<OsString>>(argv: impl IntoIterator<Item = W>, port: u16) -> Self {
         let argv = argv.into_iter().map(Into::into).collect();
-        Self { argv, env: Vec::new(), port, user: None, via: Vec::new(), dir: super::cache() }
+        let binary = binary().to_owned();
+        let dir = super::cache();
+        Self { argv, env: Vec::new(), port, user: None, binary, via: Vec::new(), dir }
     }
 
     /// Makes one of `Exercise`, compiled into `classes`.
@@ -114,10 +118,10 @@ impl<'a> Service<'a> {
         let said = self.dir.path().join("stderr");
         let mut command = match (self.user, &self.via[..]) {
             (Some(user), _) => user.warmstart(),
-            (None, []) => Command::new(binary()),
+            (None, []) => Command::new(&self.binary),
             (None, [first, rest @ ..]) => {
                 let mut command = Command::new(first);
-                command.args(rest).arg(binary());
+                command.args(rest).arg(&self.binary);
                 command
             }
         };
@@ -151,19 +155,18 @@ impl<'a> Service<'a> {
     /// The same for what was captured with options, some of which are part of
     /// the key.
     pub fn restore_as(&self, options: &[&str]) -> Run {
-        let end = Instant::now() + PATIENCE;
-        loop {
+        let attempt = || {
             let mut run = self.start(options);
             let status = run.wait_status(|_| true);
             if status["pids"] == "set-tid" {
-                return run;
+                return Some(run);
             }
-            let elsewhere = status["pids"] == "namespace";
-            assert!(elsewhere && Instant::now() < end, "not restored: {status}\n{}", run.said());
-            eprintln!("once more: a pid is taken");
+            assert_eq!(status["pids"], "namespace", "not restored: {status}\n{}", run.said());
             run.get("/");
             run.end();
-        }
+            None
+        };
+        with_free_pids(attempt, Option::is_none).unwrap()
     }
 
     /// Runs from the image in namespaces of its own.

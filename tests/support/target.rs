@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{binary, session, stderr};
+use super::{binary, session, stderr, with_free_pids};
 
 /// The time within which each step must happen on a machine that does other
 /// things as well.
@@ -62,18 +62,22 @@ impl Target {
         Self { child: command.spawn().unwrap(), out: out.into() }
     }
 
-    /// Restores an image set as our child, through warmstart; the program may
-    /// not run yet. Where another
-    /// process of this machine has one of its pids for the moment, which is no
-    /// failure, it is tried again.
+    /// Restores an image set as our child, through warmstart, with its pids; the
+    /// program may not run yet. Where another process of this machine has one of
+    /// them for the moment, which is no failure, it is tried again.
     pub fn restore(image: &Path, out: &Path) -> Self {
-        let end = Instant::now() + PATIENCE;
-        loop {
+        Self::restore_as(image, out, &[])
+    }
+
+    /// The same with options.
+    pub fn restore_as(image: &Path, out: &Path, options: &[&str]) -> Self {
+        let attempt = || {
             fs::write(out, "").unwrap();
             let mut command = alone(binary());
-            command.args(["image", "restore"]).arg(image);
+            command.args(["image", "restore"]).arg(image).args(options);
             let mut target = Self::start(command, out);
             // It is either refused soon, or runs.
+            let end = Instant::now() + PATIENCE;
             while restored_pid(target.pid()).is_none() {
                 if target.child.try_wait().unwrap().is_some() {
                     break;
@@ -81,12 +85,9 @@ impl Target {
                 assert!(Instant::now() < end, "it is not restored: {}", target.said());
                 std::thread::sleep(Duration::from_millis(2));
             }
-            let taken = target.said().contains("is taken");
-            if !taken {
-                return target;
-            }
-            assert!(Instant::now() < end, "{}", target.said());
-        }
+            target
+        };
+        with_free_pids(attempt, |target| target.said().contains("is taken"))
     }
 
     /// Its pid.

@@ -1,6 +1,7 @@
 //! Makes an entry at `main`, of the highest tier that can be.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -190,9 +191,27 @@ impl<'a> Maker<'a> {
 
     /// Returns the command of a line of arguments, for a cold run.
     pub(super) fn cold(&self, arguments: &[OsString]) -> Command {
-        let mut argv = self.line.jvm.clone();
+        let mut argv: Vec<OsString> = self.line.jvm.iter().map(|word| self.reached(word)).collect();
         argv.extend(arguments.iter().cloned());
         Command { argv, env: self.whole.env.clone(), cwd: self.directory().to_owned() }
+    }
+
+    /// Returns a word of the JVM's line for the copy: relative paths in it
+    /// (`-jar ../app.jar`, `-cp ../lib/*:classes`) that lead nowhere from there
+    /// are made absolute. A JVM that is trained has them from its start, which
+    /// is in the directory itself.
+    fn reached(&self, word: &OsStr) -> OsString {
+        let Some(scratch) = &self.scratch else { return word.to_owned() };
+        let paths = word.as_bytes().split(|byte| *byte == b':').map(|part| {
+            let dir = Path::new(OsStr::from_bytes(part.strip_suffix(b"*").unwrap_or(part)));
+            let is_there = |from: &Path| from.join(dir).exists();
+            let is_lost = is_there(&self.whole.cwd) && !is_there(scratch.path());
+            match part.is_empty() || !is_lost {
+                true => part.to_vec(),
+                false => self.whole.cwd.join(OsStr::from_bytes(part)).into_os_string().into_vec(),
+            }
+        });
+        OsString::from_vec(paths.collect::<Vec<_>>().join(&b':'))
     }
 
     /// Returns the working directory of training.

@@ -6,7 +6,7 @@
 //! restore itself may lie, nor the kernel's areas: overwritten, the
 //! interpreter would run what a file says instead of what was checked.
 
-use super::{Arg, KernelAreaKind, Operation, PagesFile, PlanFile};
+use super::{Arg, Frame, KernelAreaKind, Operation, PagesFile, PlanFile};
 use crate::sys::arch::TASK_SIZE;
 
 /// Lowest address that may be mapped (`vm.mmap_min_addr` is 65536 by default;
@@ -280,6 +280,13 @@ fn areas(plan: &PlanFile) -> Result<Vec<(u64, u64)>, String> {
             return Err("a kernel area cannot be".into());
         }
     }
+    let in_vvar = |len: u64| {
+        let vvar = plan.kernel_areas.iter().find(|area| area.kind() == KernelAreaKind::Vvar);
+        len.is_multiple_of(LEN_PAGE) && vvar.is_some_and(|vvar| len < vvar.len)
+    };
+    if plan.len_vclock.is_some_and(|len| !in_vvar(len)) {
+        return Err("a kernel area cannot be".into());
+    }
     if plan.places.is_empty() || plan.places.len() > 64 || plan.len_place > 1 << 40 {
         return Err("it leaves no place for the restore".into());
     }
@@ -345,10 +352,12 @@ impl Examined<'_> {
                 self.operation(operation)
                     .map_err(|what| format!("thread {}: {what}", thread.tid))?;
             }
-            in_data(plan, thread.frame_offset, thread.frame_len)?;
-            if !(LEN_UCONTEXT..=MAX_FRAME).contains(&thread.frame_len) {
-                return Err(format!("the frame of thread {} cannot be", thread.tid));
-            }
+            let Frame { offset, len, head, tail } = thread.frame;
+            let stored = head.checked_add(tail).filter(|stored| *stored <= len);
+            let stored = stored.filter(|_| head >= LEN_UCONTEXT && len <= MAX_FRAME);
+            let stored =
+                stored.ok_or_else(|| format!("the frame of thread {} cannot be", thread.tid))?;
+            in_data(plan, offset, stored)?;
         }
         Ok(())
     }
@@ -367,21 +376,22 @@ impl Examined<'_> {
             return Err(format!("call {number} is malformed"));
         }
         for (index, kind) in signature.iter().enumerate() {
-            let next = operation.arg(index + 1);
-            self.argument(*kind, operation.arg(index), next, number)
+            self.argument(*kind, operation, index)
                 .map_err(|what| format!("argument {index} of call {number}: {what}"))?;
         }
         Ok(())
     }
 
-    fn argument(&self, kind: Kind, arg: Arg, next: Arg, number: i64) -> Result<(), String> {
+    fn argument(&self, kind: Kind, operation: &Operation, index: usize) -> Result<(), String> {
         let plan = self.plan;
+        let arg = operation.arg(index);
+        let calls = |number: i64| i64::from(operation.number) == number;
         let no = |what: &str| Err(format!("{arg:?} {what}"));
         match (kind, arg) {
-            (Range, Arg::Value(addr)) => match next {
+            (Range, Arg::Value(addr)) => match operation.arg(index + 1) {
                 Arg::Value(len) => {
                     // Only a read need not be of whole pages.
-                    let check = if number == libc::SYS_pread64 { range } else { whole_pages };
+                    let check = if calls(libc::SYS_pread64) { range } else { whole_pages };
                     check(addr, len)?;
                     self.unreserved(addr, len)
                 }
@@ -397,7 +407,7 @@ impl Examined<'_> {
             // The ends of a pipe may pass by the two numbers above.
             (Fd, Arg::Value(fd)) if fd < (u64::from(plan.fd_ceiling) + 2).max(64) => Ok(()),
             // An anonymous mapping has no descriptor.
-            (Fd, Arg::Value(u64::MAX)) if number == libc::SYS_mmap => Ok(()),
+            (Fd, Arg::Value(u64::MAX)) if calls(libc::SYS_mmap) => Ok(()),
             (Path, Arg::Data(offset)) => {
                 let rest = usize::try_from(offset).ok().and_then(|at| plan.data.get(at..));
                 match rest.and_then(|rest| rest.iter().take(4097).position(|byte| *byte == 0)) {
@@ -413,7 +423,7 @@ impl Examined<'_> {
                 }
             }
             (Struct(len), Arg::Data(offset)) => in_data(plan, offset, len),
-            (Bytes, Arg::Data(offset)) => match next {
+            (Bytes, Arg::Data(offset)) => match operation.arg(index + 1) {
                 Arg::Value(len) => in_data(plan, offset, len),
                 _ => no("has no length"),
             },

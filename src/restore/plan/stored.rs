@@ -5,6 +5,7 @@
 //! costs two microseconds here, and a copy of the file would be forty.
 
 use std::io::{self, Read};
+use std::ops::Range;
 
 use prost::Message;
 
@@ -47,6 +48,7 @@ pub struct PlanFile {
     pub shared: Option<Shared>,
     pub pages_id: Option<u32>,
     pub more_pages: Vec<PagesFile>,
+    pub len_vclock: Option<u64>,
 }
 
 /// One thread.
@@ -56,10 +58,22 @@ pub struct ThreadPlan {
     pub tid: i32,
     /// What it does for itself.
     pub operations: Vec<Operation>,
-    /// Where in the data its frame of `rt_sigreturn` is, built for address 0.
-    pub frame_offset: u64,
-    /// The length of the frame in bytes.
-    pub frame_len: u64,
+    /// Its frame of `rt_sigreturn`.
+    pub frame: Frame,
+}
+
+/// A frame of `rt_sigreturn`, built for address 0. Most of one is the state of
+/// vector registers that a thread has not used: zeros, which are not stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// Where in the data its beginning is, and behind that its end.
+    pub offset: u64,
+    /// The length of the whole in bytes.
+    pub len: u64,
+    /// How much of the beginning is stored.
+    pub head: u64,
+    /// How much of the end is stored.
+    pub tail: u64,
 }
 
 impl PlanFile {
@@ -81,8 +95,10 @@ impl PlanFile {
         let threads = self.threads.iter().map(|thread| ThreadFacts {
             tid: thread.tid,
             operations: thread.operations.len() as u64,
-            frame_offset: thread.frame_offset,
-            frame_len: thread.frame_len,
+            frame_offset: thread.frame.offset,
+            frame_len: thread.frame.len,
+            frame_head: thread.frame.head,
+            frame_tail: thread.frame.tail,
         });
         Facts {
             boot_id: self.boot_id.clone(),
@@ -106,6 +122,7 @@ impl PlanFile {
             shared: self.shared,
             pages_id: self.pages_id,
             more_pages: self.more_pages.clone(),
+            len_vclock: self.len_vclock,
         }
     }
 
@@ -128,15 +145,19 @@ impl PlanFile {
             .try_fold(facts.operations, u64::checked_add)
             .and_then(|count| left.checked_sub(count.checked_mul(LEN_RECORD as u64)?));
         let len_data = len_data.ok_or_else(|| wrong("its operations are cut off"))?;
-        let operations = operations(&mut from, facts.operations)?;
+        let count = facts.threads.iter().map(|thread| thread.operations).sum::<u64>();
+        let mut records = Records::new(&mut from, facts.operations + count);
+        let operations = records.take(facts.operations)?;
         let mut threads = Vec::with_capacity(facts.threads.len());
         for thread in &facts.threads {
-            threads.push(ThreadPlan {
-                tid: thread.tid,
-                operations: self::operations(&mut from, thread.operations)?,
-                frame_offset: thread.frame_offset,
-                frame_len: thread.frame_len,
-            });
+            let frame = Frame {
+                offset: thread.frame_offset,
+                len: thread.frame_len,
+                head: thread.frame_head,
+                tail: thread.frame_tail,
+            };
+            let operations = records.take(thread.operations)?;
+            threads.push(ThreadPlan { tid: thread.tid, operations, frame });
         }
         Ok(Self {
             boot_id: facts.boot_id,
@@ -161,29 +182,55 @@ impl PlanFile {
             shared: facts.shared,
             pages_id: facts.pages_id,
             more_pages: facts.more_pages,
+            len_vclock: facts.len_vclock,
         })
     }
 }
 
 /// Reads operations, whose number has been found to fit into the file.
-fn operations(from: &mut impl Read, count: u64) -> io::Result<Vec<Operation>> {
-    let mut left = count as usize;
-    let mut operations = Vec::with_capacity(left);
-    let mut buffer = [[0; LEN_RECORD]; RECORDS_AT_ONCE];
-    while left > 0 {
-        let records = &mut buffer[..left.min(RECORDS_AT_ONCE)];
-        from.read_exact(records.as_flattened_mut())?;
-        operations.extend(records.iter().map(Operation::from_record));
-        left -= records.len();
+struct Records<R> {
+    from: R,
+    /// How many are still to be read.
+    left: usize,
+    buffer: [[u8; LEN_RECORD]; RECORDS_AT_ONCE],
+    /// Which of those in the buffer are still to be taken.
+    ready: Range<usize>,
+}
+
+impl<R: Read> Records<R> {
+    fn new(from: R, count: u64) -> Self {
+        let buffer = [[0; LEN_RECORD]; RECORDS_AT_ONCE];
+        Self { from, left: count as usize, buffer, ready: 0..0 }
     }
-    Ok(operations)
+
+    /// Returns the next operations.
+    fn take(&mut self, count: u64) -> io::Result<Vec<Operation>> {
+        let mut wanted = count as usize;
+        let mut operations = Vec::with_capacity(wanted);
+        while wanted > 0 {
+            if self.ready.is_empty() {
+                let count = self.left.min(RECORDS_AT_ONCE);
+                self.from.read_exact(self.buffer[..count].as_flattened_mut())?;
+                self.left -= count;
+                self.ready = 0..count;
+            }
+            let count = wanted.min(self.ready.len());
+            let records = &self.buffer[self.ready.start..self.ready.start + count];
+            operations.extend(records.iter().map(Operation::from_record));
+            self.ready.start += count;
+            wanted -= count;
+        }
+        Ok(operations)
+    }
 }
 
 /// Reads so many bytes, which have been found to be there.
 fn exact(from: &mut impl Read, len: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; len as usize];
-    from.read_exact(&mut bytes)?;
-    Ok(bytes)
+    let mut bytes = Vec::with_capacity(len as usize);
+    match from.by_ref().take(len).read_to_end(&mut bytes)? as u64 {
+        read if read == len => Ok(bytes),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
 }
 
 fn wrong(what: &str) -> io::Error {

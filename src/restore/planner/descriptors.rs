@@ -322,10 +322,11 @@ impl Planner<'_> {
                 self.recreate(&path, *mode, content, flags, lowest);
                 self.settle(lowest, target, numbers);
             }
-            Some(Policy::Recreate { .. }) | None => {
+            policy @ (Some(Policy::Recreate { .. }) | None) => {
                 self.open_path(id, flags, lowest)?;
                 self.settle(lowest, target, numbers);
-                if reg.pos != 0 {
+                // What was written anew is at its end.
+                if reg.pos != 0 || policy.is_some() {
                     let args = [value(target.fd), value(reg.pos), value(libc::SEEK_SET)];
                     self.push(libc::SYS_lseek, &args, Check::Equals(reg.pos as i64));
                 }
@@ -351,13 +352,21 @@ impl Planner<'_> {
         self.directories(path);
         let name = self.data.path(path);
         self.may(libc::SYS_unlinkat, &[at, name, value(0)]);
-        let new = (libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW) as u32;
+        let new = (libc::O_CREAT | libc::O_EXCL) as u32;
         let args = [at, name, value(flags | new), value(mode)];
         self.push(libc::SYS_openat, &args, Check::Equals(i64::from(fd)));
-        if !content.is_empty() {
-            let bytes = Arg::Data(self.data.put(content));
-            let args = [value(fd), bytes, value(content.len())];
-            self.push(libc::SYS_write, &args, Check::Equals(content.len() as i64));
+        // A JVM's `hsperfdata` is two thirds of nothing.
+        let len = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        if len > 0 {
+            let bytes = Arg::Data(self.data.put(&content[..len]));
+            let args = [value(fd), bytes, value(len)];
+            self.push(libc::SYS_write, &args, Check::Equals(len as i64));
+        }
+        if content.len() > len {
+            self.must(libc::SYS_ftruncate, &[value(fd), value(content.len())]);
+            // Where the writing of all of it would have ended.
+            let end = [value(fd), value(0), value(libc::SEEK_END)];
+            self.push(libc::SYS_lseek, &end, Check::Equals(content.len() as i64));
         }
     }
 

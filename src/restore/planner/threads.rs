@@ -1,9 +1,11 @@
 //! Threads: what each does for itself, and the frame it returns through.
 
+use std::ops::Range;
+
 use super::{Planner, PlannerError, value};
 use crate::image::registers::{decode_alt_stack, decode_registers, decode_xstate};
 use crate::image::{Task, Thread};
-use crate::restore::plan::{Arg, Check, Operation, ThreadPlan};
+use crate::restore::plan::{Arg, Check, Frame, Operation, ThreadPlan};
 use crate::sys::arch;
 
 const ARCH_SET_GS: u64 = 0x1001;
@@ -13,6 +15,20 @@ const LEN_ROBUST_LIST: u32 = 24;
 const LEN_NAME: usize = 16;
 /// The flags that `rt_sigreturn` takes from a frame, less the trap flag.
 const TRAP_FLAG: u64 = 1 << 8;
+
+/// Returns where the longest stretch of zeros is, empty at the end if there is
+/// none.
+fn longest_gap(bytes: &[u8]) -> Range<usize> {
+    let mut longest = bytes.len()..bytes.len();
+    let mut start = 0;
+    for end in (0..=bytes.len()).filter(|at| bytes.get(*at).is_none_or(|byte| *byte != 0)) {
+        if end - start > longest.len() {
+            longest = start..end;
+        }
+        start = end + 1;
+    }
+    longest
+}
 
 impl Planner<'_> {
     pub(super) fn threads(&mut self, task: &Task) -> Result<Vec<ThreadPlan>, PlannerError> {
@@ -41,9 +57,20 @@ impl Planner<'_> {
         Ok(ThreadPlan {
             tid: i32::try_from(tid).map_err(|_| wrong("no possible id"))?,
             operations,
-            frame_offset: self.data.put(&frame),
-            frame_len: frame.len() as u64,
+            frame: self.frame(&frame),
         })
+    }
+
+    /// Stores a frame without the longest stretch of zeros in it.
+    fn frame(&mut self, frame: &[u8]) -> Frame {
+        let gap = longest_gap(&frame[arch::LEN_UCONTEXT..]);
+        let (head, rest) = (arch::LEN_UCONTEXT + gap.start, arch::LEN_UCONTEXT + gap.end);
+        Frame {
+            offset: self.data.put(&[&frame[..head], &frame[rest..]].concat()),
+            len: frame.len() as u64,
+            head: head as u64,
+            tail: (frame.len() - rest) as u64,
+        }
     }
 
     fn own_operations(
@@ -82,5 +109,21 @@ impl Planner<'_> {
             must(libc::SYS_prctl, &[value(libc::PR_SET_NAME), name]);
         }
         operations
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_gap_is_found_wherever_it_is() {
+        let gap = |bytes: &[u8]| longest_gap(bytes);
+        assert_eq!(gap(&[1, 0, 2, 0, 0, 3]), 3..5);
+        assert_eq!(gap(&[0, 0, 1, 0]), 0..2);
+        assert_eq!(gap(&[1, 0, 0]), 1..3);
+        assert_eq!(gap(&[0, 0]), 0..2);
+        assert_eq!(gap(&[1, 2]), 2..2);
+        assert_eq!(gap(&[]), 0..0);
     }
 }
