@@ -20,7 +20,6 @@ use serde::{Deserialize, Serialize};
 use crate::privilege;
 
 pub mod edit;
-pub mod family;
 pub mod record;
 pub mod tool;
 pub mod trust;

@@ -20,6 +20,7 @@ pub mod criu;
 pub mod foreign;
 pub mod host;
 pub mod native;
+mod offspring;
 pub mod plan;
 pub mod planner;
 pub mod program;

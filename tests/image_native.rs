@@ -326,6 +326,7 @@ fn criu_restores_a_dump_of_python() {
 /// Memory that was mapped from the first image's pages is carried whole by the
 /// next, and what the restore itself left behind does no harm.
 fn restored_again_and_again(ticker: &Ticker) {
+    support::session::settle();
     let dir = support::cache();
     let out = |generation: usize| dir.path().join(format!("out-{generation}"));
     let mut target = ticker.start(&out(0));

@@ -6,7 +6,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -66,6 +66,18 @@ fn assert_had(output: &Output, pid: i32, privileged: bool) {
     assert!(text.contains("CapEff"), "{text}");
 }
 
+/// Takes away what a killed launcher left in a namespace and is ours since: the
+/// init there waits for that, and pid 1 may not reap.
+fn reap_orphans_of_namespaces() {
+    let is_inside = |pid: &i32| {
+        let status = PathBuf::from(format!("/proc/{pid}/status"));
+        support::enclosed::line(&status, "NSpid").is_some_and(|pids| pids.len() > 1)
+    };
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(is_inside).for_each(support::session::reap);
+}
+
 /// No process of the user's own binary is left: its init and its launcher have
 /// it as their first argument.
 fn assert_nothing_left(binary: &Path) {
@@ -75,6 +87,7 @@ fn assert_nothing_left(binary: &Path) {
     };
     let until = Instant::now() + Duration::from_secs(5);
     loop {
+        reap_orphans_of_namespaces();
         let left: Vec<_> =
             fs::read_dir("/proc").unwrap().flatten().filter(is_ours).map(|e| e.path()).collect();
         if left.is_empty() {
@@ -365,6 +378,7 @@ fn what_a_command_leaves_behind_in_a_namespace_lives_on() {
 
 #[test]
 fn a_killed_launcher_takes_its_command_along() {
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
     let user = match Ordinary::new() {
         Ok(user) => user,
         Err(why) => skip!("{why}"),

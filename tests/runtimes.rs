@@ -181,6 +181,22 @@ fn musl() {
     restored_again_and_again(service, "/", COUNTED, "copied");
 }
 
+/// The servlets that Tomcat's own `web.xml` begins with. (That is in another
+/// package, with the service.)
+const TOMCAT_WEB: &str = r#"<web-app xmlns="https://jakarta.ee/xml/ns/jakartaee" version="6.0">
+<servlet><servlet-name>default</servlet-name>
+<servlet-class>org.apache.catalina.servlets.DefaultServlet</servlet-class>
+<load-on-startup>1</load-on-startup></servlet>
+<servlet><servlet-name>jsp</servlet-name>
+<servlet-class>org.apache.jasper.servlet.JspServlet</servlet-class>
+<load-on-startup>3</load-on-startup></servlet>
+<servlet-mapping><servlet-name>default</servlet-name>
+<url-pattern>/</url-pattern></servlet-mapping>
+<servlet-mapping><servlet-name>jsp</servlet-name>
+<url-pattern>*.jsp</url-pattern></servlet-mapping>
+<welcome-file-list><welcome-file>index.html</welcome-file></welcome-file-list>
+</web-app>"#;
+
 /// Tomcat 10 as Debian has it, run from a base directory of its own.
 fn tomcat(base: &Path, port: u16) -> Result<Service<'static>, String> {
     let home = Path::new("/usr/share/tomcat10");
@@ -192,9 +208,7 @@ fn tomcat(base: &Path, port: u16) -> Result<Service<'static>, String> {
         fs::create_dir_all(base.join(dir)).unwrap();
     }
     fs::write(base.join("webapps/ROOT/index.html"), "served by Tomcat\n").unwrap();
-    let web = ["/etc/tomcat10/web.xml", "/usr/share/tomcat10/etc/web.xml"];
-    let web = web.iter().find(|path| Path::new(path).exists()).ok_or("Tomcat has no web.xml")?;
-    fs::copy(web, base.join("conf/web.xml")).unwrap();
+    fs::write(base.join("conf/web.xml"), TOMCAT_WEB).unwrap();
     let server = format!(
         r#"<Server port="-1"><Service name="Catalina">
         <Connector port="{port}" address="127.0.0.1" protocol="HTTP/1.1"/>

@@ -8,7 +8,9 @@ mod trial;
 
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use support::occupy::Occupant;
 use support::seccomp;
 use trial::{Ended, Trial};
 
@@ -62,10 +64,56 @@ fn without_clone3_and_namespaces_the_cursor_is_positioned() {
         Err(missing) => skip!("{missing}"),
     };
     for round in 0..support::repetitions(5) {
-        let (ended, pids) = in_a_sandbox(&trial, &[]);
+        let attempt = || in_a_sandbox(&trial, &[]);
+        let is_taken = |(ended, _): &(Ended, String)| {
+            ended.reason.as_ref().is_some_and(|reason| reason.ends_with("is taken"))
+        };
+        let (ended, pids) = support::with_free_pids(attempt, is_taken);
         assert!(ended.restored() && pids == "last-pid", "{round}: {pids} {ended:?}");
         assert_eq!(ended.app_pid, leader(&trial));
     }
+    trial.check_nothing_left();
+}
+
+/// Who ends a program and starts it again at once may find it not yet reaped.
+#[test]
+fn a_process_that_has_ended_is_waited_for() {
+    let _alone = alone();
+    let trial = match captured() {
+        Ok(trial) => trial,
+        Err(missing) => skip!("{missing}"),
+    };
+    let after_a_zombie = |run: &dyn Fn() -> (Ended, String)| {
+        let attempt = || {
+            let zombie = Occupant::of(leader(&trial)).unwrap();
+            zombie.end().unwrap();
+            // Nobody else makes a process while the pids are chosen.
+            let (begin, begun) = std::sync::mpsc::channel();
+            let reaper = std::thread::spawn(move || {
+                let _: Result<(), _> = begun.recv();
+                std::thread::sleep(Duration::from_millis(30));
+                drop(zombie);
+            });
+            begin.send(()).unwrap();
+            let answer = run();
+            reaper.join().unwrap();
+            answer
+        };
+        // A machine that stands still does so for longer than it is waited for.
+        let is_taken = |(ended, _): &(Ended, String)| {
+            ended.reason.as_ref().is_some_and(|reason| reason.contains("is taken"))
+        };
+        let (ended, pids) = support::with_free_pids(attempt, is_taken);
+        assert!(ended.restored(), "{ended:?}");
+        pids
+    };
+    assert_eq!(after_a_zombie(&|| in_a_sandbox(&trial, &[])), "last-pid");
+    let by_set_tid = || {
+        let ended = trial.end(trial.command(&["--pids", "set-tid"]));
+        ended.check("set-tid");
+        (ended, trial.status().unwrap()["pids"].as_str().unwrap_or("none").to_owned())
+    };
+    assert_eq!(after_a_zombie(&by_set_tid), "set-tid");
     trial.check_nothing_left();
 }
 

@@ -203,7 +203,7 @@ fn inside(
     match process::spawn_as(exec, inherited, OUR_STDIO, Birth::Next(pid)) {
         Ok(outer) => Ok((outer, enclosure)),
         Err(error) => {
-            enclosure.leave();
+            enclosure.end();
             Err(match error {
                 // Nobody else is there: the pid is the maximum itself.
                 SpawnError::OtherPid => ExactError::NoSuchPid(pid),

@@ -21,10 +21,10 @@ use nix::unistd::Pid;
 
 use super::foreign;
 use super::host::{self, Clock};
+use super::offspring::{self, Watch};
 use super::planner::Policy;
 use super::{CannotRestore, Engine, Request, Restored, beside_others};
 use crate::criu::edit;
-use crate::criu::family::{self, Watch};
 use crate::criu::record::{MadeFile, Record, VERSION};
 use crate::criu::tool;
 use crate::criu::{Criu, Standing};
@@ -262,7 +262,7 @@ fn attempt(
             let is_raced = record.files.iter().any(|it| it.content.is_some() && !it.path.exists());
             let all = watch.end_all();
             if let Some(enclosure) = enclosure {
-                enclosure.leave();
+                enclosure.end();
             }
             remove(&made);
             if !all {
@@ -390,7 +390,7 @@ fn release(
             Ok(_) => std::thread::sleep(PAUSE),
         }
     }
-    let all = family::tree(program);
+    let all = offspring::tree(program);
     for pid in &all {
         check_rights(*pid, is_inside)?;
         set_coredump_filter(*pid, record)?;

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use super::host::{self, Clock, Host, Move};
+use super::offspring::Watch;
 use super::plan::{Operation, Plan, PlanError, PlanFile};
 use super::program::{Births, Surroundings};
 use super::{CannotRestore, Engine, Request, Restored, beside_others};
@@ -81,7 +82,12 @@ pub fn native(request: &Request<'_>) -> Result<Restored, CannotRestore> {
             }
             // What could be tried says more than what could not.
             (
-                Err(reason @ (CannotRestore::PidOvertaken(_) | CannotRestore::PidNotReached(_))),
+                Err(
+                    reason @ (CannotRestore::PidTaken(_)
+                    | CannotRestore::PidUnreaped(_)
+                    | CannotRestore::PidOvertaken(_)
+                    | CannotRestore::PidNotReached(_)),
+                ),
                 Some(CannotRestore::NotPermitted | CannotRestore::NoWay(_)),
             ) => first = Some(reason),
             // It says more than that we may not choose pids.
@@ -134,10 +140,18 @@ fn by_set_tid(
     if !privilege::may_choose_pids() {
         return Err(CannotRestore::NotPermitted);
     }
+    after_leaving(|| attempt(request, plan, Way::SetTid, started))
+}
+
+/// Restores, again while a pid is only taken by what is about to end.
+fn after_leaving(
+    mut way: impl FnMut() -> Result<Restored, CannotRestore>,
+) -> Result<Restored, CannotRestore> {
+    let began = Instant::now();
     loop {
-        match attempt(request, plan, Way::SetTid, started) {
-            Err(CannotRestore::PidTaken(pid))
-                if started.elapsed() < PATIENCE_WITH_LEAVING && is_leaving(pid) =>
+        match way() {
+            Err(CannotRestore::PidTaken(pid) | CannotRestore::PidOvertaken(pid))
+                if began.elapsed() < PATIENCE_WITH_LEAVING && is_leaving(pid) =>
             {
                 std::thread::sleep(PAUSE_WITH_LEAVING);
             }
@@ -167,18 +181,20 @@ fn by_turns(
         let what = format!("{strategy} does not make trees of processes");
         return Err(CannotRestore::PidNotReached(what));
     }
-    let mut turn = 0;
-    loop {
-        turn += 1;
-        let mut positioner = positioner().map_err(turns::refusal)?;
-        let result = attempt(request, plan, Way::Turns(strategy, &mut positioner), started);
-        // Whoever comes next is to find the cursor where it was.
-        let _ = positioner.put_back();
-        match result {
-            Err(CannotRestore::PidOvertaken(_)) if turn < TURNS => {}
-            result => return result,
+    after_leaving(|| {
+        let mut turn = 0;
+        loop {
+            turn += 1;
+            let mut positioner = positioner().map_err(turns::refusal)?;
+            let result = attempt(request, plan, Way::Turns(strategy, &mut positioner), started);
+            // Whoever comes next is to find the cursor where it was.
+            let _ = positioner.put_back();
+            match result {
+                Err(CannotRestore::PidOvertaken(_)) if turn < TURNS => {}
+                result => return result,
+            }
         }
-    }
+    })
 }
 
 /// How an attempt comes by its pids.
@@ -264,6 +280,10 @@ fn attempt(
         nofile: slots.nofile.as_ref().map(|limit| limit.before),
         role: None,
     };
+    // Children are the root's, and its end would leave them to pid 1. In a
+    // namespace they have an init of ours.
+    let leaves_orphans = !enclosed && !plan.file().tree.is_empty();
+    let watch = leaves_orphans.then(Watch::begin);
     let mut others = Others::set_up(request, family, &surroundings)?;
     let role = others.role_of_root(family);
     surroundings.role = role.as_ref();
@@ -287,11 +307,14 @@ fn attempt(
     let (others, readers) = others.into_readers();
     let waited = stage.wait(pid, reader, &readers, deadline(request, family));
     if let Err(failure) = waited {
-        tree::wait_for_ends(&readers);
+        let reason = failure.unwrap_or_else(|| others.failure(&stage, family));
         if let Some(enclosure) = enclosure {
-            enclosure.leave();
+            enclosure.end();
         }
-        return Err(failure.unwrap_or_else(|| others.failure(&stage, family)));
+        return Err(match watch.is_none_or(|watch| watch.end_all()) {
+            true => reason,
+            false => unusable(format!("{reason}, and some of it cannot be ended")),
+        });
     }
     Ok(Restored {
         pid,

@@ -108,7 +108,7 @@ fn scout(explore: impl FnOnce([RawFd; 3]) -> Told) -> Result<(i32, Enclosure), F
         return Ok((told.pid, enclosure));
     }
     match enclosure {
-        Some(enclosure) => enclosure.leave(),
+        Some(enclosure) => enclosure.end(),
         None => reap_strays(),
     }
     let step = Step::numbered(told.step).unwrap_or(Step::Start);

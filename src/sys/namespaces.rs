@@ -391,6 +391,15 @@ impl Enclosure {
         self.init
     }
 
+    /// Ends the init, and with it all that is in the namespace, and waits for
+    /// that.
+    pub fn end(self) {
+        // SAFETY: takes two numbers; the init is a child that we have not waited
+        // for.
+        unsafe { libc::kill(self.init, libc::SIGKILL) };
+        let _ = birth::reap(self.init);
+    }
+
     /// Lets the init end, and waits for that unless it has others to reap.
     pub fn leave(self) {
         let Self { init, lifeline, report } = self;

@@ -4,11 +4,10 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
+use nix::unistd::{Pid, setpgid};
 
 /// A process that does nothing; it ends when dropped.
 #[derive(Debug)]
@@ -24,6 +23,23 @@ impl Occupant {
             None => sleep_until_killed(),
         }
     }
+
+    /// Makes a process with any pid.
+    fn somewhere() -> io::Result<Self> {
+        // SAFETY: the child makes system calls only.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => sleep_until_killed(),
+            pid => Ok(Self { pid: Pid::from_raw(pid) }),
+        }
+    }
+
+    /// Ends it; its pid stays taken until it is dropped.
+    pub fn end(&self) -> io::Result<()> {
+        kill(self.pid, Signal::SIGKILL)?;
+        waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
+        Ok(())
+    }
 }
 
 impl Drop for Occupant {
@@ -36,41 +52,19 @@ impl Drop for Occupant {
 /// A pid that no process has, but a process group; free when dropped.
 #[derive(Debug)]
 pub struct Ghost {
-    group: Pid,
+    /// The group's only member.
+    _member: Occupant,
 }
 
 impl Ghost {
     /// Makes a process group with this id whose leader has ended.
     pub fn of(pid: i32) -> io::Result<Self> {
-        let Some(group) = clone_as(pid)? else {
-            // SAFETY: system calls that are safe after a fork of a threaded
-            // process.
-            unsafe {
-                if libc::setpgid(0, 0) != 0 {
-                    libc::_exit(1);
-                }
-                match libc::fork() {
-                    -1 => libc::_exit(1),
-                    0 => sleep_until_killed(),
-                    _ => libc::_exit(0),
-                }
-            }
-        };
-        match waitpid(group, None)? {
-            WaitStatus::Exited(_, 0) => Ok(Self { group }),
-            status => Err(io::Error::other(format!("{status:?}"))),
-        }
-    }
-}
-
-impl Drop for Ghost {
-    fn drop(&mut self) {
-        let _ = killpg(self.group, Signal::SIGKILL);
-        let end = Instant::now() + Duration::from_secs(5);
-        // Its member is init's child: wait until it is gone.
-        while killpg(self.group, None).is_ok() && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let leader = Occupant::of(pid)?;
+        setpgid(leader.pid, leader.pid)?;
+        // Ours as well: not every pid 1 reaps orphans.
+        let member = Occupant::somewhere()?;
+        setpgid(member.pid, leader.pid)?;
+        Ok(Self { _member: member })
     }
 }
 

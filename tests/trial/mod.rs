@@ -13,6 +13,8 @@ use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -292,9 +294,13 @@ impl Trial {
 
     /// Runs a command to its end, which must come in time.
     pub fn end(&self, mut command: Command) -> Ended {
+        // Made before, or one of these threads might have the pid that the restore
+        // wants, and keep it.
+        let outputs = [reader(), reader()];
         let began = Instant::now();
         let mut child = command.spawn().unwrap();
-        let outputs = (reader(child.stdout.take()), reader(child.stderr.take()));
+        outputs[0].read(child.stdout.take());
+        outputs[1].read(child.stderr.take());
         let status = loop {
             if let Some(status) = child.try_wait().unwrap() {
                 break status;
@@ -307,11 +313,12 @@ impl Trial {
             std::thread::sleep(Duration::from_millis(1));
         };
         let told = self.status().unwrap_or_default();
+        let [stdout, stderr] = outputs.map(Reader::text);
         Ended {
             code: status.code(),
             signal: status.signal(),
-            stdout: outputs.0.join().unwrap(),
-            stderr: outputs.1.join().unwrap(),
+            stdout,
+            stderr,
             outcome: told["outcome"].as_str().unwrap_or("none").to_owned(),
             reason: told["reason"].as_str().map(str::to_owned),
             app_pid: told["app_pid"].as_i64().unwrap_or(0) as i32,
@@ -454,21 +461,44 @@ impl Waiting {
     /// Lets the program answer.
     pub fn finish(mut self) -> (Option<i32>, String, String) {
         fs::write(&self.gate, "").unwrap();
-        let stdout = reader(self.child.stdout.take());
-        let stderr = reader(self.child.stderr.take());
+        let [stdout, stderr] = [reader(), reader()];
+        stdout.read(self.child.stdout.take());
+        stderr.read(self.child.stderr.take());
         let status = self.child.wait().unwrap();
-        (status.code(), stdout.join().unwrap(), stderr.join().unwrap())
+        (status.code(), stdout.text(), stderr.text())
     }
 }
 
-fn reader(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
-    std::thread::spawn(move || {
+/// A thread that reads a pipe to its end, once it is told which.
+struct Reader {
+    pipe: Sender<Box<dyn Read + Send>>,
+    thread: JoinHandle<String>,
+}
+
+fn reader() -> Reader {
+    let (pipe, given) = channel::<Box<dyn Read + Send>>();
+    let thread = std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
+        if let Ok(mut pipe) = given.recv() {
             let _ = pipe.read_to_end(&mut bytes);
         }
         String::from_utf8_lossy(&bytes).into_owned()
-    })
+    });
+    Reader { pipe, thread }
+}
+
+impl Reader {
+    fn read(&self, pipe: Option<impl Read + Send + 'static>) {
+        if let Some(pipe) = pipe {
+            self.pipe.send(Box::new(pipe)).unwrap();
+        }
+    }
+
+    /// What there was, to the end; nothing, if there was no pipe.
+    fn text(self) -> String {
+        drop(self.pipe);
+        self.thread.join().unwrap()
+    }
 }
 
 /// How often something is repeated: `WARMSTART_REPEAT`, or a modest number.

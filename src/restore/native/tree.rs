@@ -1,10 +1,8 @@
 //! The processes of a tree but its root: what each needs to be made.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::slots::{LOWEST_SLOT, Slots};
@@ -17,8 +15,6 @@ use crate::sys::arch::Start;
 /// Descriptors that a process of a restore has at the most, those that come
 /// from the caller apart: pages, program, both ends of a pipe, of a line.
 const EACH: usize = 6;
-/// How long killed processes may take to end.
-const PATIENCE_WITH_ENDS: Duration = Duration::from_millis(500);
 
 /// Returns how many descriptors the processes need but the root.
 pub(super) fn spare(family: &Family) -> usize {
@@ -164,24 +160,6 @@ impl Stages {
                 CannotRestore::Raced { step: inside(step), errno }
             }
             other => other,
-        }
-    }
-}
-
-/// Waits until processes have ended that die with their root: what they have
-/// open, a listening socket perhaps, is in the way of a cold start.
-pub(super) fn wait_for_ends(readers: &[OwnedFd]) {
-    let until = Instant::now() + PATIENCE_WITH_ENDS;
-    for reader in readers {
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            // Nobody writes there: it ends.
-            match poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], timeout) {
-                Ok(0) if left.is_zero() => return,
-                Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-                _ => break,
-            }
         }
     }
 }

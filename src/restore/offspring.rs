@@ -1,7 +1,9 @@
-//! The processes that a run of CRIU makes, as descendants of ours.
+//! The processes that a restore makes, as descendants of ours.
 //!
-//! While it restores, the program's processes are nobody's but ours to end: a
-//! CRIU that is killed leaves them where they are, waiting for it.
+//! Until they are released they are nobody's but ours to end, and to reap: a
+//! CRIU that is killed leaves them where they are, waiting for it, and pid 1 of
+//! a container may be a program that reaps nothing; their pids would be taken
+//! for ever.
 
 use std::fs;
 use std::time::{Duration, Instant};
