@@ -45,6 +45,8 @@ pub fn tree(pid: i32) -> Vec<i32> {
 /// become children of ours.
 #[derive(Debug)]
 pub struct Watch {
+    /// Orphans have not been children of ours before.
+    adopts: bool,
     /// Children that are none of its business.
     others: Vec<i32>,
 }
@@ -52,8 +54,8 @@ pub struct Watch {
 impl Watch {
     /// Begins; whatever is a child of ours by now is left alone.
     pub fn begin() -> Self {
-        process::adopt_orphans();
-        Self { others: children(std::process::id() as i32) }
+        let adopts = process::adopt_orphans();
+        Self { adopts, others: children(std::process::id() as i32) }
     }
 
     /// Leaves another child alone.
@@ -93,6 +95,25 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        process::disown_orphans();
+        if self.adopts {
+            process::disown_orphans();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::prctl::get_child_subreaper;
+
+    #[test]
+    fn whoever_adopted_orphans_before_goes_on() {
+        assert_eq!(get_child_subreaper(), Ok(false));
+        let watch = Watch::begin();
+        assert_eq!(get_child_subreaper(), Ok(true));
+        drop(Watch::begin());
+        assert_eq!(get_child_subreaper(), Ok(true));
+        drop(watch);
+        assert_eq!(get_child_subreaper(), Ok(false));
     }
 }

@@ -417,10 +417,16 @@ pub fn be_nice() {
 }
 
 /// Sees that whatever our children leave behind becomes a child of ours
-/// (`PR_SET_CHILD_SUBREAPER`, Linux 3.4).
-pub fn adopt_orphans() {
-    // SAFETY: takes a number, and cannot fail.
-    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+/// (`PR_SET_CHILD_SUBREAPER`, Linux 3.4); returns whether it did not before.
+pub fn adopt_orphans() -> bool {
+    let mut before: libc::c_int = 0;
+    // SAFETY: one writes an int to the address given, one takes a number;
+    // neither can fail.
+    unsafe {
+        libc::prctl(libc::PR_GET_CHILD_SUBREAPER, &raw mut before);
+        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
+    }
+    before == 0
 }
 
 /// Ends that ([`adopt_orphans`]).
