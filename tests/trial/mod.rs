@@ -398,12 +398,19 @@ impl Trial {
     /// Takes away the programs of killed launchers, which are our children
     /// now; tells whether there are more to come.
     fn reap(&self) -> bool {
+        // Else they are no orphans, but what tests have started themselves: a
+        // launcher that had nothing to restore or to capture is the program.
+        if nix::sys::prctl::get_child_subreaper() != Ok(true) {
+            return false;
+        }
         let own = std::process::id().to_string();
         let is_ours = |pid: i32| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             let Some((head, tail)) = stat.rsplit_once(") ") else { return false };
             let name = head.split_once('(').map_or("", |(_, name)| name);
-            let program = ["python3", "java"].contains(&name) || pid == self.captured.get();
+            // A launcher that has got the pid since is another test's to wait for.
+            let has_its_pid = pid == self.captured.get() && name != "warmstart";
+            let program = ["python3", "java"].contains(&name) || has_its_pid;
             // In a namespace a zombie is one whom the init there waits for.
             let status = PathBuf::from(format!("/proc/{pid}/status"));
             let pids = crate::support::enclosed::line(&status, "NSpid").unwrap_or_default();
