@@ -185,11 +185,10 @@ fn damage(trial: &Trial, other: &Trial, count: u32, limit: Duration) {
             true => restored += 1,
             false => cold += 1,
         }
-        let taken = ended.reason.as_deref().is_some_and(|reason| reason.ends_with("is taken"));
         let image = of_entry(name) && name.components().any(|part| part.as_os_str() == "image");
         if image && !harmless {
             ended.check_cold(&what, "");
-        } else if !of_entry(name) && !taken {
+        } else if !of_entry(name) && !ended.met_a_taken_pid() {
             assert!(ended.restored(), "{what}: {ended:?}");
         }
         drop(damaged);

@@ -65,10 +65,7 @@ fn without_clone3_and_namespaces_the_cursor_is_positioned() {
     };
     for round in 0..support::repetitions(5) {
         let attempt = || in_a_sandbox(&trial, &[]);
-        let is_taken = |(ended, _): &(Ended, String)| {
-            ended.reason.as_ref().is_some_and(|reason| reason.ends_with("is taken"))
-        };
-        let (ended, pids) = support::with_free_pids(attempt, is_taken);
+        let (ended, pids) = support::with_free_pids(attempt, |(ended, _)| ended.met_a_taken_pid());
         assert!(ended.restored() && pids == "last-pid", "{round}: {pids} {ended:?}");
         assert_eq!(ended.app_pid, leader(&trial));
     }
@@ -87,14 +84,10 @@ fn a_process_that_has_ended_is_waited_for() {
         let attempt = || {
             let zombie = Occupant::of(leader(&trial)).unwrap();
             zombie.end().unwrap();
-            // Nobody else makes a process while the pids are chosen.
-            let (begin, begun) = std::sync::mpsc::channel();
             let reaper = std::thread::spawn(move || {
-                let _: Result<(), _> = begun.recv();
                 std::thread::sleep(Duration::from_millis(30));
                 drop(zombie);
             });
-            begin.send(()).unwrap();
             let answer = run();
             reaper.join().unwrap();
             answer

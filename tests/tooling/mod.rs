@@ -244,8 +244,7 @@ pub fn classes() -> Option<PathBuf> {
     static CLASSES: OnceLock<Option<PathBuf>> = OnceLock::new();
     let compile = || {
         let javac = support::javac()?;
-        // Left for the system to clean up: statics are never dropped.
-        let dir = support::cache().keep();
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tools-classes");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/Tools.java");
         let mut compiler = Command::new(javac);
         compiler.args(["--release", "11", "-d"]).arg(&dir).arg(source);

@@ -82,6 +82,11 @@ impl Ended {
         self.outcome == "restored"
     }
 
+    /// Whether somebody else had a pid of it.
+    pub fn met_a_taken_pid(&self) -> bool {
+        self.reason.as_deref().is_some_and(|reason| reason.ends_with("is taken"))
+    }
+
     /// Fails unless the answer is right.
     #[track_caller]
     pub fn check(&self, what: &str) {
@@ -332,8 +337,7 @@ impl Trial {
     pub fn run_restored(&self, what: &str) -> Ended {
         for _ in 0..20 {
             let ended = self.run();
-            let taken = ended.reason.as_deref().is_some_and(|reason| reason.ends_with("is taken"));
-            if taken {
+            if ended.met_a_taken_pid() {
                 ended.check(what);
                 std::thread::sleep(Duration::from_millis(50));
                 continue;
